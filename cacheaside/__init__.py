@@ -1,0 +1,1 @@
+"""cacheaside: make a repository method fast and never wrong."""

@@ -1,0 +1,35 @@
+"""Every error the library raises, in one place."""
+
+from __future__ import annotations
+
+
+class CacheasideError(Exception):
+    """The base of all errors raised by cacheaside."""
+
+
+class ConfigError(CacheasideError, ValueError):
+    """An option, a URL or a use of a decorator that cannot work; says which one and what to write instead."""
+
+
+class KeyTemplateError(ConfigError):
+    """A key or tag template that does not fit its function, or an argument that cannot be part of a key."""
+
+
+class CodecError(CacheasideError, TypeError):
+    """A value or type that cannot make the trip to the cache and back."""
+
+
+class LoadTimeout(CacheasideError, TimeoutError):
+    """The wrapped function took longer than the hard ``load_timeout``."""
+
+
+class WaitTimeout(CacheasideError, TimeoutError):
+    """Another process was loading the value, and ``wait_timeout`` ended before it had."""
+
+
+class StoreUnavailable(CacheasideError, ConnectionError):
+    """Redis did not answer: refused, timed out, or replied that it cannot serve."""
+
+
+class InvalidationNotAcknowledged(CacheasideError):
+    """Redis did not confirm an invalidation before the deadline; entries may be served until their TTL."""
