@@ -50,14 +50,14 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip before 25.1 knows no --group. A stamp older than pyproject.toml is made again.
-INSTALL = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e . --group $(basename $(@F))
+INSTALL = echo "Installing the group $(basename $(@F)) into $(@D)"; $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e . --group $(basename $(@F))
 
 .venv/%.stamp: pyproject.toml | .venv/bin/python
-	$(INSTALL)
+	@$(INSTALL)
 	@touch $@
 
 .env-%/test.stamp: pyproject.toml | .env-%/bin/python
-	$(INSTALL)
+	@$(INSTALL)
 	@touch $@
 
 .venv/bin/python:
