@@ -1,0 +1,1 @@
+"""The protocol, without I/O: generators that yield commands and receive replies."""

@@ -1,0 +1,140 @@
+"""One call of one cached function, and the site it is made at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+from cacheaside.engine.flights import Flights
+from cacheaside.keys import Keyspace
+from cacheaside.policy import Policy
+from cacheaside.stats import Counts
+
+
+class Codec(Protocol):
+    """What the engine needs of codecs.py."""
+
+    schema: bytes
+    shareable: bool
+
+    def encode(self, value: Any) -> bytes: ...
+    def decode(self, data: bytes) -> Any: ...
+
+
+class Near(Protocol):
+    """What the engine needs of an L1: see stores/memory.py."""
+
+    def now(self) -> int: ...
+    def put(
+        self, key: str, value: object, until: float, tags: tuple[str, ...], since: int, size: int
+    ) -> None: ...
+    def mark(self, keys: tuple[str, ...], tags: tuple[str, ...]) -> None: ...
+    def unmarked(self, tags: tuple[str, ...], since: int) -> bool: ...
+
+
+class World(Protocol):
+    """What the flows know of the process they run in; tests replace it."""
+
+    keys: Keyspace
+    flights: Flights
+    pack: Callable[[bytes], tuple[int, bytes]]
+    unpack: Callable[[int, bytes], bytes]
+    max_value: int
+    index_limit: int
+
+    def clock(self) -> float: ...
+    def random(self) -> float: ...
+    def nonce(self) -> bytes: ...
+    def incarnation(self) -> bytes: ...
+    def accepts(self, incarnation: bytes) -> bool: ...
+    def extend(self, token: str, needed: float, until: float) -> bool: ...
+    def bad_data(self, site: Site, key: str, reason: str) -> None: ...
+
+
+class Site:
+    """All that is known about a decorated function once it is bound to a cache."""
+
+    __slots__ = ("codec", "counts", "late_names", "near", "policy", "world")
+
+    def __init__(self, world: World, policy: Policy, codec: Codec, near: Near | None) -> None:
+        self.world = world
+        self.policy = policy
+        self.codec = codec
+        self.near = near
+        self.counts = Counts()
+        self.late_names: dict[str, tuple[str, ...]] = {}
+
+    def remember_late(self, key: str, names: tuple[str, ...]) -> None:
+        """Prefetch these tags' tokens the next time ``key`` is read."""
+        if len(self.late_names) >= 4096:
+            self.late_names.clear()
+        self.late_names[key] = names
+
+
+class Call:
+    """One call: what to answer, and what its loader may say about it (``current_load()``)."""
+
+    __slots__ = (
+        "_extra",
+        "forced",
+        "key",
+        "late",
+        "load",
+        "parent",
+        "since",
+        "store",
+        "tags",
+        "ttl",
+        "wait_until",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        tags: tuple[str, ...],
+        load: Callable[[], Any],
+        late: Callable[[Any], tuple[str, ...]] | None = None,
+        *,
+        forced: bool = False,
+    ) -> None:
+        self.key = key
+        self.tags = tags
+        self.load = load
+        self.late = late
+        self.forced = forced
+        self.since = 0
+        self.wait_until: float | None = None
+        self.parent = current.get()
+        self.ttl: float | None = None
+        self.store = True
+        self._extra: tuple[str, ...] = ()
+
+    def tag(self, *names: str) -> None:
+        """Add tags that only the loader knows; they count as late tags."""
+        self._extra += names
+
+    def late_tags(self, result: Any) -> tuple[str, ...]:
+        """The tags that the result names and the arguments do not, without repetition."""
+        named = self.late(result) if self.late is not None else ()
+        return tuple(t for t in dict.fromkeys(named + self._extra) if t not in self.tags)
+
+    def nested(self) -> bool:
+        """Whether a call around this one loads the same key: waiting for it would be a deadlock."""
+        call = self.parent
+        while call is not None:
+            if call.key == self.key:
+                return True
+            call = call.parent
+        return False
+
+
+current: Final[ContextVar[Call | None]] = ContextVar("cacheaside_current_load", default=None)
+
+
+def current_load() -> Call | None:
+    """The cached call whose loader is running here, or None.
+
+    The loader may set ``ttl`` (seconds) or ``store = False`` on it, and call ``tag("author:7")``.
+    """
+    return current.get()

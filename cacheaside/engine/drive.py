@@ -1,0 +1,319 @@
+"""run and arun: the only two places where sync and async differ.
+
+Both take a flow, carry out each command it yields, and send the reply back. What only waits (sleeping,
+waiting for a flight, calling the user's function) is here; what speaks to the store is passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_futures
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any, Protocol
+
+from cacheaside.engine.call import Call, current
+from cacheaside.engine.commands import Await, Flow, Load, Loaded, Pending, Renew, Sleep, Spawn, Wait
+from cacheaside.errors import CacheasideError, LoadTimeout
+
+log = logging.getLogger("cacheaside")
+
+WORKERS = 16
+"""Threads for background refreshes of sync functions; as many tasks of async ones run at a time."""
+
+
+class Store(Protocol):
+    """What answers the commands of the first group in commands.py."""
+
+    def perform(self, command: Any) -> Any: ...
+    async def aperform(self, command: Any) -> Any: ...
+
+
+class Driver:
+    """Runs flows for one cache, and owns the threads and tasks that they need."""
+
+    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sleep = sleep
+        self._keeper = Keeper()
+        self._workers: ThreadPoolExecutor | None = None
+        self._pid = os.getpid()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # -- sync
+
+    def run(self, flow: Flow[Any], store: Store) -> Any:
+        try:
+            command = next(flow)
+            while True:
+                try:
+                    reply = self._do(command, store)
+                except BaseException as error:
+                    command = flow.throw(error)
+                else:
+                    command = flow.send(reply)
+        except StopIteration as stop:
+            return stop.value
+
+    def _do(self, command: Any, store: Store) -> Any:
+        kind = type(command)
+        if kind is Load:
+            return self._load(command, store)
+        if kind is Sleep:
+            return self._sleep(command.seconds)
+        if kind is Wait:
+            return bool(wait_futures((command.flight.done,), command.timeout).done)
+        if kind is Await:
+            with self._keeper.keep(command.renew, store):
+                return settled(command.pending.future, command.timeout)
+        if kind is Spawn:
+            return self._spawn(command.flow, store)
+        return store.perform(command)
+
+    def _load(self, command: Load, store: Store) -> Loaded | Pending:
+        call = command.call
+        with self._keeper.keep(command.renew, store):
+            if command.soft is None and command.hard is None:
+                return outcome(call)
+            future: Future[Loaded] = Future()
+            context = copy_context()
+            # A daemon, so that a function that never returns can't keep the process from ending.
+            threading.Thread(
+                target=lambda: future.set_result(context.run(outcome, call)),
+                name="cacheaside-load",
+                daemon=True,
+            ).start()
+            if command.soft is not None and not wait_futures((future,), command.soft).done:
+                return Pending(future)
+            return settled(future, command.hard)
+
+    def _spawn(self, flow: Flow[Any], store: Store) -> None:
+        if self._workers is None or self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="cacheaside")
+        context = copy_context()
+        self._workers.submit(context.run, self._behind, flow, store)
+
+    def _behind(self, flow: Flow[Any], store: Store) -> None:
+        try:
+            self.run(flow, store)
+        except Exception:
+            log.exception("a background refresh failed")
+
+    # -- async
+
+    async def arun(self, flow: Flow[Any], store: Store) -> Any:
+        try:
+            command = next(flow)
+            while True:
+                try:
+                    reply = await self._ado(command, store)
+                except BaseException as error:
+                    command = flow.throw(error)
+                else:
+                    command = flow.send(reply)
+        except StopIteration as stop:
+            return stop.value
+
+    async def _ado(self, command: Any, store: Store) -> Any:
+        kind = type(command)
+        if kind is Load:
+            return await self._aload(command, store)
+        if kind is Sleep:
+            return await asyncio.sleep(command.seconds)
+        if kind is Wait:
+            ended = asyncio.wrap_future(command.flight.done)
+            return bool((await asyncio.wait((ended,), timeout=command.timeout))[0])
+        if kind is Await:
+            return await self._aawait(command, store)
+        if kind is Spawn:
+            return self._aspawn(command.flow, store)
+        return await store.aperform(command)
+
+    async def _aload(self, command: Load, store: Store) -> Loaded | Pending:
+        renewing = self._akeep(command.renew, store)
+        try:
+            if command.soft is None and command.hard is None:
+                return await aoutcome(command.call)
+            task = asyncio.ensure_future(aoutcome(command.call))
+            try:
+                if command.soft is not None and not (await asyncio.wait((task,), timeout=command.soft))[0]:
+                    return Pending(task)
+                return await asettled(task, command.hard)
+            except BaseException:
+                task.cancel()
+                raise
+        finally:
+            if renewing is not None:
+                renewing()
+
+    async def _aawait(self, command: Await, store: Store) -> Loaded:
+        renewing = self._akeep(command.renew, store)
+        try:
+            return await asettled(command.pending.future, command.timeout)
+        except BaseException:
+            command.pending.future.cancel()
+            raise
+        finally:
+            if renewing is not None:
+                renewing()
+
+    def _akeep(self, renew: Renew | None, store: Store) -> Callable[[], None] | None:
+        if renew is None:
+            return None
+        loop = asyncio.get_running_loop()
+        every = renew.ttl / 3
+
+        def tick() -> None:
+            nonlocal handle
+            self._task(store.aperform(renew))
+            handle = loop.call_later(every, tick)
+
+        handle = loop.call_later(every, tick)
+        return lambda: handle.cancel()
+
+    def _aspawn(self, flow: Flow[Any], store: Store) -> None:
+        self._task(self.arun(flow, store))
+
+    def _task(self, work: Awaitable[Any]) -> None:
+        async def behind() -> None:
+            try:
+                await work
+            except CacheasideError as error:
+                log.warning("in the background: %s", error)
+            except Exception:
+                log.exception("a background refresh failed")
+
+        task = asyncio.get_running_loop().create_task(behind())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Wait for background work of threads and let the threads end."""
+        self._keeper.close()
+        if self._workers is not None and self._pid == os.getpid():
+            self._workers.shutdown(wait=True)
+        self._workers = None
+
+    async def aclose(self) -> None:
+        """End the background tasks of this loop, then what ``close`` ends."""
+        loop = asyncio.get_running_loop()
+        mine = [t for t in self._tasks if t.get_loop() is loop and t is not asyncio.current_task()]
+        for task in mine:
+            task.cancel()
+        await asyncio.gather(*mine, return_exceptions=True)
+        self.close()
+
+
+def outcome(call: Call) -> Loaded:
+    """Call the user's function; what it raises is its answer."""
+    token = current.set(call)
+    try:
+        return Loaded(call.load())
+    except Exception as error:
+        return Loaded(error=error)
+    finally:
+        current.reset(token)
+
+
+async def aoutcome(call: Call) -> Loaded:
+    """``outcome`` for an async function."""
+    token = current.set(call)
+    try:
+        return Loaded(await call.load())
+    except Exception as error:
+        return Loaded(error=error)
+    finally:
+        current.reset(token)
+
+
+def settled(future: Future[Loaded], timeout: float | None) -> Loaded:
+    """What a load in a thread came to; LoadTimeout when it takes longer."""
+    if wait_futures((future,), timeout).done:
+        return future.result()
+    return Loaded(error=too_slow(timeout))
+
+
+async def asettled(task: asyncio.Future[Loaded], timeout: float | None) -> Loaded:
+    """What a load in a task came to; LoadTimeout, and the task cancelled, when it takes longer."""
+    if (await asyncio.wait((task,), timeout=timeout))[0]:
+        return task.result()
+    task.cancel()
+    return Loaded(error=too_slow(timeout))
+
+
+def too_slow(timeout: float | None) -> LoadTimeout:
+    return LoadTimeout(f"the function did not return within its hard load_timeout ({timeout:g} s left of it)")
+
+
+class Keeper:
+    """Renews the leases of loads that run in their callers' own threads, from one thread of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._kept: dict[object, tuple[float, Renew, Store]] = {}
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._closed = False
+
+    @contextmanager
+    def keep(self, renew: Renew | None, store: Store) -> Iterator[None]:
+        if renew is None:
+            yield
+            return
+        ticket = object()
+        self._add(ticket, renew, store)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._kept.pop(ticket, None)
+
+    def _add(self, ticket: object, renew: Renew, store: Store) -> None:
+        with self._lock:
+            if self._thread is None or self._pid != os.getpid():
+                self._pid, self._kept, self._wake = os.getpid(), {}, threading.Event()
+                self._thread = threading.Thread(target=self._work, name="cacheaside-lease", daemon=True)
+                self._thread.start()
+            due = time.monotonic() + renew.ttl / 3
+            self._kept[ticket] = (due, renew, store)
+        self._wake.set()
+
+    def _work(self) -> None:
+        wake = self._wake
+        while not self._closed:
+            with self._lock:
+                kept = list(self._kept.items())
+            if not kept:
+                wake.wait()
+                wake.clear()
+                continue
+            now = time.monotonic()
+            for ticket, (due, renew, store) in kept:
+                if due > now:
+                    continue
+                with self._lock:
+                    if ticket not in self._kept:
+                        continue
+                    self._kept[ticket] = (now + renew.ttl / 3, renew, store)
+                try:
+                    store.perform(renew)
+                except Exception as error:
+                    log.debug("a lease was not renewed: %s", error)
+            with self._lock:
+                soonest = min((due for due, _, _ in self._kept.values()), default=now)
+            wake.wait(max(0.01, soonest - time.monotonic()))
+            wake.clear()
+
+    def close(self) -> None:
+        self._closed = True
+        self._wake.set()
+        if self._thread is not None and self._pid == os.getpid():
+            self._thread.join(1.0)
+        self._thread, self._closed = None, False

@@ -1,0 +1,132 @@
+"""Invalidations, explicit puts and updates, on the same rules as reads.
+
+An invalidation is told to this process's L1 before its first command and again after the last one,
+so that nothing read in between can settle there. A put is a fill whose load is the caller: it holds
+the slot first and commits over the hold, so an invalidation that comes in between wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from cacheaside.engine.call import Call, Near, Site, World
+from cacheaside.engine.commands import Begun, Flow, Hold, Invalidate, Load, Release, Renew, Sleep
+from cacheaside.engine.read import (
+    TOKEN_TTL,
+    Seen,
+    attempt,
+    commit,
+    encode,
+    prepare,
+    token_ttl,
+    unwrap,
+)
+from cacheaside.entry import HOLD, Marker, hold_token, is_token, new_token, pack_tags
+from cacheaside.errors import StoreUnavailable
+
+RETRY_FIRST = 0.02
+RETRY_LAST = 0.25
+
+
+class Receipt(Struct, frozen=True):
+    """What became of an invalidation. False unless the store acknowledged it."""
+
+    keys: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    acknowledged: bool = True
+    attempts: int = 1
+
+    def __bool__(self) -> bool:
+        return self.acknowledged
+
+
+def invalidate(
+    world: World,
+    near: Near | None,
+    keys: tuple[str, ...],
+    tags: tuple[str, ...],
+    *,
+    hold: float | None = None,
+    timeout: float = 2.0,
+) -> Flow[Receipt]:
+    """Drop keys, replace tag tokens; repeat with fresh tokens until acknowledged or out of time."""
+    if not keys and not tags:
+        return Receipt(attempts=0)
+    if near is not None:
+        near.mark(keys, tags)
+    names = world.keys
+    slots = tuple((names.value(k), names.refresh_lock(k), names.staging(k)) for k in keys)
+    until = world.clock() + timeout
+    delay, attempts, acknowledged = RETRY_FIRST, 0, False
+    while not acknowledged:
+        attempts += 1
+        incarnation, nonce = world.incarnation(), world.nonce()
+        make = new_token if hold is None else hold_token
+        tokens = tuple((names.token(t), make(incarnation, world.nonce()), t) for t in tags)
+        held = None
+        if hold is not None:
+            held = (Marker(HOLD, nonce, incarnation, world.clock(), b"\0" * 8).pack(), hold)
+        try:
+            yield Invalidate(slots, tokens, TOKEN_TTL, held)
+            acknowledged = True
+        except StoreUnavailable:
+            if world.clock() + delay >= until:
+                break
+            yield Sleep(delay)
+            delay = min(delay * 2, RETRY_LAST)
+    if near is not None:
+        near.mark(keys, tags)
+    return Receipt(keys, tags, acknowledged, attempts)
+
+
+def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
+    """Run ``call`` and make its result the value of its key: (result, whether it was stored).
+
+    Readers meanwhile find a hold: they load for themselves and store nothing. If anything touched
+    the slot meanwhile, nothing is stored and the key is dropped, for two updates that cross cannot
+    tell which of them is the later.
+    """
+    world, near, policy = site.world, site.near, site.policy
+    key, keys = call.key, world.keys
+    incarnation = world.incarnation()
+    start = world.clock()
+    if near is not None:
+        near.mark((key,), ())
+    hold = Marker(HOLD, world.nonce(), incarnation, start, b"\0" * 8).pack()
+    slot = keys.value(key)
+    seen: Seen | None = None
+    try:
+        begun: Begun = yield Hold(
+            ((slot, hold),),
+            tuple((keys.token(t), new_token(incarnation, world.nonce())) for t in call.tags),
+            policy.lease_ttl,
+            token_ttl(policy.ttl, policy.kept),
+        )
+        if near is not None:
+            call.since = near.now()
+        if all(map(is_token, begun.tokens)):
+            seen = Seen(None, begun.tokens)
+            seen.known = pack_tags(call.tags, begun.tokens)
+    except StoreUnavailable:
+        site.counts.unavailable += 1
+    loaded = yield Load(call, Renew(((slot, hold),), policy.lease_ttl), hard=policy.hard_timeout)
+    if loaded.error is not None:
+        yield from attempt(site, Release(slot, hold))
+        return unwrap(site, loaded), False
+    result = loaded.value
+    stored: Sequence[bool] = (False,)
+    try:
+        if seen is not None:
+            cost = world.clock() - start
+            payload = encode(site, call, result)
+            ready = yield from prepare(site, call, result, payload, start, cost, hold, seen)
+            if ready is not None:
+                stored = yield from commit(site, (ready,))
+    except StoreUnavailable:
+        site.counts.unavailable += 1
+    if not stored[0]:
+        yield from invalidate(world, near, (key,), (), timeout=timeout)
+    return result, stored[0]

@@ -1,0 +1,184 @@
+"""What stands in a value slot of Redis: a placeholder, a hold or a value, as bytes.
+
+Every slot opens with the same 24 bytes, its *head*: magic, kind, nonce, incarnation. The nonce is
+new for every fill, so two slots with one head are one and the same; compare-and-set compares heads.
+
+    placeholder, hold   head | start f64 | digest 8
+    value               head | start f64 | cost f32 | soft f64 | hard f64 | schema 8 | flags u8
+                             | length of the known tags u32 | of the late tags u32
+                             | known tags | late tags | payload
+
+A tag is ``length u16 | name | token``. Times are seconds since the epoch. The known tags are those
+that the arguments determine, in the order of the call site: a reader builds the same bytes from the
+tokens it has just read and compares them in one go.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+MAGIC: Final = b"\xcaC\x01"
+PLACEHOLDER: Final = ord("P")
+HOLD: Final = ord("H")
+VALUE: Final = ord("V")
+
+HEAD: Final = 24
+TOKEN: Final = 21
+NONCE: Final = 12
+NO_INCARNATION: Final = b"\0" * 8
+
+NEGATIVE: Final = 0x80
+"""Flag: the value is ``None`` and has no payload. The low bits belong to the codecs."""
+
+_marker = struct.Struct(">3sB12s8sd8s")
+_value = struct.Struct(">3sB12s8sdfdd8sBII")
+_length = struct.Struct(">H")
+
+
+class Marker(NamedTuple):
+    """A placeholder (somebody is loading) or a hold (nothing may be stored)."""
+
+    kind: int
+    nonce: bytes
+    incarnation: bytes
+    start: float
+    digest: bytes
+
+    def pack(self) -> bytes:
+        return _marker.pack(MAGIC, *self)
+
+
+class Value(NamedTuple):
+    """A stored result; ``raw`` is the whole slot and ``body`` where its payload begins."""
+
+    nonce: bytes
+    incarnation: bytes
+    start: float
+    cost: float
+    soft: float
+    hard: float
+    schema: bytes
+    flags: int
+    known: bytes
+    late: bytes
+    raw: bytes
+    body: int
+
+    @property
+    def payload(self) -> bytes:
+        return self.raw[self.body :]
+
+
+class Foreign(NamedTuple):
+    """Bytes that this library did not write: never answered from, never overwritten by a read."""
+
+    raw: bytes
+
+
+class Broken(NamedTuple):
+    """Bytes that this library wrote and that do not parse any more: a miss, and replaced."""
+
+    raw: bytes
+
+
+Slot = Marker | Value | Foreign | Broken | None
+
+
+def parse(raw: bytes | None) -> Slot:
+    """The slot in ``raw``; never raises."""
+    if not raw:
+        return None
+    if raw[:3] != MAGIC:
+        return Foreign(raw)
+    try:
+        if raw[3] == VALUE:
+            _, _, nonce, inc, start, cost, soft, hard, schema, flags, known, late = _value.unpack_from(raw)
+            tags = _value.size + known
+            body = tags + late
+            if body > len(raw):
+                return Broken(raw)
+            return Value(
+                nonce, inc, start, cost, soft, hard, schema, flags,
+                raw[_value.size : tags], raw[tags:body] if late else b"", raw, body,
+            )  # fmt: skip
+        _, kind, nonce, inc, start, digest = _marker.unpack(raw)
+    except (struct.error, IndexError):
+        return Broken(raw)
+    if kind != PLACEHOLDER and kind != HOLD:
+        return Broken(raw)
+    return Marker(kind, nonce, inc, start, digest)
+
+
+def pack_value(
+    nonce: bytes,
+    incarnation: bytes,
+    *,
+    start: float,
+    cost: float,
+    soft: float,
+    hard: float,
+    schema: bytes,
+    flags: int,
+    known: bytes,
+    late: bytes,
+    payload: bytes,
+) -> bytes:
+    """The bytes of a value slot."""
+    head = _value.pack(
+        MAGIC, VALUE, nonce, incarnation, start, cost, soft, hard, schema, flags, len(known), len(late)
+    )
+    return b"".join((head, known, late, payload))
+
+
+def pack_tags(names: Sequence[str], tokens: Iterable[bytes]) -> bytes:
+    """Tags with their tokens, in order."""
+    parts: list[bytes] = []
+    for name, token in zip(names, tokens, strict=True):
+        text = name.encode()
+        parts += (_length.pack(len(text)), text, token)
+    return b"".join(parts)
+
+
+def unpack_tags(block: bytes) -> dict[str, bytes] | None:
+    """The tags in ``block`` with their tokens; None when it does not parse."""
+    tags: dict[str, bytes] = {}
+    at = 0
+    try:
+        while at < len(block):
+            (length,) = _length.unpack_from(block, at)
+            at += _length.size
+            name, token = block[at : at + length], block[at + length : at + length + TOKEN]
+            at += length + TOKEN
+            if len(token) != TOKEN:
+                return None
+            tags[name.decode()] = token
+    except (struct.error, UnicodeDecodeError):
+        return None
+    return tags
+
+
+def digest(known: bytes) -> bytes:
+    """Eight bytes that stand for a set of tags and tokens in a placeholder."""
+    return blake2b(known, digest_size=8).digest()
+
+
+def new_token(incarnation: bytes, nonce: bytes) -> bytes:
+    """A tag token: never a counter, never a time, so that a lost one can never come again."""
+    return b"T" + incarnation + nonce
+
+
+def hold_token(incarnation: bytes, nonce: bytes) -> bytes:
+    """What stands in a token's place while nothing of the tag may be stored."""
+    return b"H" + incarnation + nonce
+
+
+def is_token(raw: bytes | None) -> bool:
+    """Whether ``raw`` is a token that a value may carry: there, ours, and no hold."""
+    return raw is not None and len(raw) == TOKEN and raw[:1] == b"T"
+
+
+def is_hold(raw: bytes | None) -> bool:
+    return raw is not None and raw[:1] == b"H"

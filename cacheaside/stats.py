@@ -1,0 +1,56 @@
+"""Plain integers that count what happened; telemetry and ``cache.stats()`` read them."""
+
+from __future__ import annotations
+
+
+class Counts:
+    """Counters of one call site. Not locked: a race may lose a count, never a value."""
+
+    __slots__ = (
+        "bad_data",
+        "bypassed",
+        "coalesced",
+        "early",
+        "errors",
+        "foreign",
+        "hits_l1",
+        "hits_l2",
+        "late_unproven",
+        "load_seconds",
+        "loads",
+        "misses",
+        "refused",
+        "stale",
+        "stored",
+        "too_large",
+        "unavailable",
+        "unencodable",
+        "waits",
+    )
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    bad_data: int
+    bypassed: int
+    coalesced: int
+    early: int
+    errors: int
+    foreign: int
+    hits_l1: int
+    hits_l2: int
+    late_unproven: int
+    load_seconds: float
+    loads: int
+    misses: int
+    refused: int
+    stale: int
+    stored: int
+    too_large: int
+    unavailable: int
+    unencodable: int
+    waits: int
+
+    def snapshot(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in self.__slots__}

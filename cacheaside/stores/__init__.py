@@ -1,0 +1,1 @@
+"""What answers the engine's commands."""

@@ -1,0 +1,193 @@
+"""The whole protocol in one process: what Redis does for many, a dictionary does for one.
+
+Every command is one atomic step, as a command or a script is in Redis, so the flows behave here as
+they do there. The tests explore their interleavings on this store.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from cachetools import LRUCache
+
+from cacheaside.engine.commands import (
+    Begin,
+    Begun,
+    Commit,
+    Fetch,
+    Forget,
+    Hold,
+    Invalidate,
+    Lock,
+    Members,
+    Release,
+    Renew,
+    Scan,
+)
+
+Row = tuple[bytes, float]
+
+
+class EmbeddedStore:
+    """A bounded dictionary of bytes with expiries.
+
+    Args:
+        max_bytes: what it holds at most; beyond that the least recently used goes, as in Redis under
+            ``allkeys-lru``. The protocol stands the loss of any key.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, max_bytes: int, clock: Callable[[], float], index_limit: int = 10_000) -> None:
+        self._rows: LRUCache[str, Row] = LRUCache(max_bytes, getsizeof=lambda row: len(row[0]) + 256)
+        self._index: dict[str, dict[str, float]] = {}
+        self._clock = clock
+        self._index_limit = index_limit
+        self._lock = threading.Lock()
+        self._answers: dict[type, Callable[[Any], Any]] = {
+            Fetch: self._fetch,
+            Begin: self._begin,
+            Commit: self._commit,
+            Hold: self._hold,
+            Release: self._release,
+            Lock: self._take_lock,
+            Renew: self._renew,
+            Invalidate: self._invalidate,
+            Scan: self._scan,
+            Members: self._members,
+            Forget: self._forget,
+        }
+
+    def perform(self, command: Any) -> Any:
+        with self._lock:
+            return self._answers[type(command)](command)
+
+    async def aperform(self, command: Any) -> Any:
+        return self.perform(command)
+
+    def close(self) -> None:
+        with self._lock:
+            self._rows.clear()
+            self._index.clear()
+
+    async def aclose(self) -> None:
+        self.close()
+
+    # -- rows
+
+    def _get(self, key: str) -> bytes | None:
+        row = self._rows.get(key)
+        if row is None:
+            return None
+        if row[1] <= self._clock():
+            del self._rows[key]
+            return None
+        return row[0]
+
+    def _set(self, key: str, value: bytes, ttl: float) -> None:
+        try:
+            self._rows[key] = (value, self._clock() + ttl)
+        except ValueError:  # larger than the whole store
+            self._rows.pop(key, None)
+
+    def _opens_with(self, key: str, expected: bytes) -> bool:
+        there = self._get(key)
+        return there is not None and there.startswith(expected)
+
+    # -- commands
+
+    def _fetch(self, command: Fetch) -> list[bytes | None]:
+        return [self._get(key) for key in command.keys]
+
+    def _begin(self, command: Begin) -> Begun:
+        tokens = self._tokens(command.tokens, command.token_ttl)
+        slots: list[bytes | None] = []
+        for place in command.slots:
+            there = self._get(place.slot)
+            if place.expected is None:
+                ours = there is None
+            else:
+                ours = there is not None and there.startswith(place.expected)
+            if ours:
+                self._set(place.slot, place.marker, command.lease)
+            slots.append(None if ours else there or b"")
+        return Begun(tuple(slots), tokens)
+
+    def _tokens(self, wanted: tuple[tuple[str, bytes], ...], ttl: float) -> tuple[bytes, ...]:
+        tokens: list[bytes] = []
+        for key, fresh in wanted:
+            token = self._get(key)
+            if token is None:
+                self._set(key, fresh, ttl)
+            tokens.append(token or fresh)
+        return tuple(tokens)
+
+    def _commit(self, command: Commit) -> tuple[bool, ...]:
+        done: list[bool] = []
+        for fill in command.fills:
+            ours = self._opens_with(fill.slot, fill.expected)
+            if ours:
+                self._set(fill.slot, fill.value, fill.ttl)
+            done.append(ours)
+        for key, ttl in command.extend:
+            token = self._get(key)
+            if token is not None and self._rows[key][1] < self._clock() + ttl:
+                self._set(key, token, ttl)
+        for index, key, end in command.index:
+            listed = self._index.setdefault(index, {})
+            listed.pop(key, None)
+            listed[key] = end
+            while len(listed) > self._index_limit:
+                del listed[next(iter(listed))]
+        return tuple(done)
+
+    def _hold(self, command: Hold) -> Begun:
+        tokens = self._tokens(command.tokens, command.token_ttl)
+        for slot, marker in command.slots:
+            self._set(slot, marker, command.ttl)
+        return Begun((None,) * len(command.slots), tokens)
+
+    def _release(self, command: Release) -> bool:
+        ours = self._opens_with(command.key, command.expected)
+        if ours:
+            self._rows.pop(command.key, None)
+        return ours
+
+    def _take_lock(self, command: Lock) -> bytes | None:
+        there = self._get(command.key)
+        if there is None:
+            self._set(command.key, command.nonce, command.ttl)
+        return there
+
+    def _renew(self, command: Renew) -> None:
+        for key, expected in command.keys:
+            there = self._get(key)
+            if there is not None and there.startswith(expected):
+                self._set(key, there, command.ttl)
+
+    def _invalidate(self, command: Invalidate) -> None:
+        for slot, lock, staging in command.slots:
+            self._rows.pop(slot, None)
+            self._rows.pop(lock, None)
+            self._rows.pop(staging, None)
+            if command.hold is not None:
+                self._set(slot, *command.hold)
+        for key, token, _ in command.tokens:
+            self._set(key, token, command.hold[1] if command.hold else command.token_ttl)
+
+    def _scan(self, command: Scan) -> tuple[object, list[str]]:
+        return None, [k for k in list(self._rows) if fnmatchcase(k, command.pattern) and self._get(k)]
+
+    def _members(self, command: Members) -> list[str]:
+        now = self._clock()
+        listed = sorted((end, key) for key, end in self._index.get(command.index, {}).items() if end > now)
+        return [key for _, key in listed[command.start : command.start + command.count]]
+
+    def _forget(self, command: Forget) -> None:
+        listed = self._index.get(command.index, {})
+        for key in command.keys:
+            listed.pop(key, None)
+        if not listed:
+            self._index.pop(command.index, None)

@@ -1,0 +1,204 @@
+"""L1: decoded or encoded results in this process, bounded, and believed only while that is safe.
+
+A look-up takes no lock: it reads a plain dictionary, and leaves the key in a bounded buffer, from
+which the eviction policy learns when the next entry is stored (the read buffer of Caffeine).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from cachetools import Cache, LRUCache
+
+OVERHEAD: Final = 256
+"""Bytes that an entry costs besides its payload: measured once, near enough for a bound."""
+MARKS: Final = 8192
+
+
+class Tag:
+    """A tag as the entries of this process know it; dropping the tag kills the object, not the entries."""
+
+    __slots__ = ("__weakref__", "dead")
+
+    def __init__(self) -> None:
+        self.dead = False
+
+
+class Entry:
+    """A result in L1, fresh until ``until`` (seconds since the epoch) while none of its tags is dead."""
+
+    __slots__ = ("tags", "until", "value")
+
+    def __init__(self, value: Any, until: float, tags: tuple[Tag, ...]) -> None:
+        self.value = value
+        self.until = until
+        self.tags = tags
+
+
+class NearCache:
+    """The L1 of one ``Cache``.
+
+    Args:
+        entries: the most entries it holds.
+        max_bytes: the most bytes of payload and overhead it holds, together.
+        max_value: payloads above this many bytes stay out.
+        evict: makes the eviction policy, any ``cachetools.Cache``, from its size and size function.
+    """
+
+    def __init__(
+        self,
+        entries: int,
+        max_bytes: int,
+        max_value: int,
+        evict: Callable[..., Cache[str, int]] = LRUCache,
+    ) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.recent: deque[str] = deque(maxlen=1024)
+        self.limit = math.inf
+        """No entry is served at or after this time: the coherence horizon, or 0 while bypassed."""
+        self.evictions = 0
+        self._max_entries = entries
+        self._max_value = max_value
+        self._order: Cache[str, int] = evict(max_bytes, getsizeof=_size)
+        self._popitem = self._order.popitem
+        self._order.popitem = self._evict_one  # type: ignore[method-assign]
+        self._lock = threading.Lock()
+        self._tags: WeakValueDictionary[str, Tag] = WeakValueDictionary()
+        self._count = 0
+        self._floor = 0
+        self._marks: dict[str, int] = {}
+        self._bypassed = 0
+        self._horizon = math.inf
+
+    def now(self) -> int:
+        """The invalidation counter; an answer may settle here if nothing it depends on is marked later."""
+        return self._count
+
+    def get(self, key: str, now: float) -> Entry | None:
+        """The live entry of ``key``; the compiled hit path of the decorators does the same in line."""
+        entry = self.entries.get(key)
+        if entry is None or now >= entry.until or now >= self.limit:
+            return None
+        if any(tag.dead for tag in entry.tags):
+            return None
+        self.recent.append(key)
+        return entry
+
+    def put(
+        self, key: str, value: object, until: float, tags: tuple[str, ...], since: int, size: int
+    ) -> None:
+        """Keep a result whose read began at ``since``, unless it was invalidated meanwhile."""
+        if size > self._max_value:
+            return
+        with self._lock:
+            if since < self._floor or not self._unmarked((key, *map(_tag_mark, tags)), since):
+                return
+            self._learn()
+            try:
+                self._order[key] = size + OVERHEAD
+            except ValueError:  # larger than the whole cache
+                return
+            self.entries[key] = Entry(value, until, tuple(map(self._tag, tags)))
+            while len(self._order) > self._max_entries:
+                self._order.popitem()
+            if len(self.entries) > len(self._order):  # a policy that drops entries by itself
+                for stray in [k for k in self.entries if k not in self._order]:
+                    del self.entries[stray]
+
+    def mark(self, keys: tuple[str, ...], tags: tuple[str, ...]) -> None:
+        """Drop keys and everything under tags; nothing read before now may settle for them."""
+        with self._lock:
+            self._count += 1
+            for key in keys:
+                self._drop(key)
+                self._marks.pop(key, None)
+                self._marks[key] = self._count
+            for name in tags:
+                tag = self._tags.pop(name, None)
+                if tag is not None:
+                    tag.dead = True
+                mark = _tag_mark(name)
+                self._marks.pop(mark, None)
+                self._marks[mark] = self._count
+            while len(self._marks) > MARKS:
+                oldest = next(iter(self._marks))
+                # Forgetting a mark must not forget what it forbade.
+                self._floor = max(self._floor, self._marks.pop(oldest))
+
+    def clear(self, pattern: str = "*") -> None:
+        """Drop every key that matches; nothing at all that was read before now may settle."""
+        with self._lock:
+            self._count += 1
+            self._floor = self._count
+            for key in [k for k in self.entries if fnmatchcase(k, pattern)]:
+                self._drop(key)
+
+    def unmarked(self, tags: tuple[str, ...], since: int) -> bool:
+        """Whether this process can show that no tag was invalidated after ``since``."""
+        with self._lock:
+            return since >= self._floor and self._unmarked(map(_tag_mark, tags), since)
+
+    def bypass(self, on: bool) -> None:
+        """Send every call past the compiled hit path while anybody bypasses or refreshes."""
+        with self._lock:
+            self._bypassed += 1 if on else -1
+            self.limit = 0.0 if self._bypassed else self._horizon
+
+    @property
+    def horizon(self) -> float:
+        return self._horizon
+
+    @horizon.setter
+    def horizon(self, until: float) -> None:
+        with self._lock:
+            self._horizon = until
+            if not self._bypassed:
+                self.limit = until
+
+    @property
+    def size(self) -> int:
+        """Bytes held, as bounded by ``max_bytes``."""
+        return int(self._order.currsize)
+
+    def _unmarked(self, names: Any, since: int) -> bool:
+        marks = self._marks
+        return all(marks.get(name, 0) <= since for name in names)
+
+    def _tag(self, name: str) -> Tag:
+        tag = self._tags.get(name)
+        if tag is None:
+            tag = self._tags[name] = Tag()
+        return tag
+
+    def _learn(self) -> None:
+        recent, order = self.recent, self._order
+        while recent:
+            try:
+                order.get(recent.popleft())
+            except IndexError:
+                return
+
+    def _drop(self, key: str) -> None:
+        self.entries.pop(key, None)
+        self._order.pop(key, None)
+
+    def _evict_one(self) -> tuple[str, int]:
+        key, size = self._popitem()
+        self.entries.pop(key, None)
+        self.evictions += 1
+        return key, size
+
+
+def _size(size: int) -> int:
+    return size
+
+
+def _tag_mark(name: str) -> str:
+    """Tags and keys share one table of marks; no key begins like this."""
+    return "\0" + name

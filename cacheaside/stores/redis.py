@@ -1,0 +1,381 @@
+"""L2: the engine's commands as Redis commands, for threads and for event loops.
+
+``encode`` turns a command into calls and a function that reads their replies; sending them is the
+only thing done twice, in ``perform`` and ``aperform``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import msgspec
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from cacheaside.engine.commands import (
+    NOT_A_STRING,
+    Begin,
+    Begun,
+    Commit,
+    Fetch,
+    Fill,
+    Forget,
+    Hold,
+    Invalidate,
+    Lock,
+    Members,
+    Release,
+    Renew,
+    Scan,
+)
+from cacheaside.entry import HEAD
+from cacheaside.errors import StoreUnavailable
+from cacheaside.keys import Keyspace
+from cacheaside.stores.batching import Batcher
+
+STAGE_ABOVE: Final = 4096
+"""Values above this many bytes are staged beside their slot instead of passing through a script."""
+STAGED_MS: Final = 30_000
+TRIM_ONE_IN: Final = 64
+INDEX_MS: Final = 7 * 86_400_000
+
+Call = tuple[Any, ...]
+Parse = Callable[[list[Any]], Any]
+
+
+class Script:
+    """A Lua file of this package; sent by its hash, and whole when the server does not know it."""
+
+    def __init__(self, name: str) -> None:
+        self.text = (files("cacheaside.stores") / "scripts" / f"{name}.lua").read_text("utf-8")
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, keys: Sequence[str], *args: Any) -> Call:
+        return ("EVALSHA", self, len(keys), *keys, *args)
+
+
+@cache
+def script(name: str) -> Script:
+    return Script(name)
+
+
+class RedisStore:
+    """One Redis or Valkey server, or what looks like one.
+
+    Args:
+        connect, aconnect: make a client, for threads and for the running event loop.
+        has_ifeq: whether the server knows ``SET ... IFEQ``, asked when a commit is sent.
+        index_limit: entries that a tag's list holds at most.
+    """
+
+    def __init__(
+        self,
+        keys: Keyspace,
+        connect: Callable[[], Any],
+        aconnect: Callable[[], Any],
+        *,
+        has_ifeq: Callable[[], bool] = lambda: False,
+        index_limit: int = 10_000,
+    ) -> None:
+        self._keys = keys
+        self._connect = connect
+        self._aconnect = aconnect
+        self._has_ifeq = has_ifeq
+        self._index_limit = index_limit
+        self._client: Any = None
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Batcher] = WeakKeyDictionary()
+        self._encoders: dict[type, Callable[[Any], tuple[list[Call], Parse]]] = {
+            Fetch: self._fetch,
+            Begin: self._begin,
+            Commit: self._commit,
+            Hold: self._hold,
+            Release: self._release,
+            Lock: self._lock,
+            Renew: self._renew,
+            Invalidate: self._invalidate,
+            Scan: self._scan,
+            Members: self._members,
+            Forget: self._forget,
+        }
+
+    # -- sending
+
+    def perform(self, command: Any) -> Any:
+        """Carry out a command; raises StoreUnavailable when the server does not."""
+        calls, parse = self._encoders[type(command)](command)
+        client = self.client
+        try:
+            replies = send(client, calls)
+            missing = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
+            if missing:
+                for i, reply in zip(missing, send(client, whole(calls, missing)), strict=True):
+                    replies[i] = reply
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        return parse(replies)
+
+    async def aperform(self, command: Any) -> Any:
+        """``perform`` on the running event loop; reads of one loop tick leave as one MGET."""
+        batcher = self.batcher
+        try:
+            if type(command) is Fetch:
+                return await batcher.fetch(command.keys)
+            calls, parse = self._encoders[type(command)](command)
+            replies = await asend(batcher.client, calls)
+            missing = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
+            if missing:
+                again = await asend(batcher.client, whole(calls, missing))
+                for i, reply in zip(missing, again, strict=True):
+                    replies[i] = reply
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        return parse(replies)
+
+    @property
+    def client(self) -> Any:
+        """The client for threads; redis-py's own pool survives a fork."""
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
+    @property
+    def batcher(self) -> Batcher:
+        """What serves the running event loop: connections belong to one loop."""
+        loop = asyncio.get_running_loop()
+        batcher = self._loops.get(loop)
+        if batcher is None:
+            batcher = self._loops[loop] = Batcher(self._aconnect())
+        return batcher
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections and those of the threads."""
+        batcher = self._loops.pop(asyncio.get_running_loop(), None)
+        if batcher is not None:
+            await batcher.client.aclose()
+        self.close()
+
+    # -- encoding
+
+    def _fetch(self, command: Fetch) -> tuple[list[Call], Parse]:
+        return [("MGET", *command.keys)], _only
+
+    def _begin(self, command: Begin) -> tuple[list[Call], Parse]:
+        calls = self._token_calls(command.tokens, command.token_ttl)
+        lease = ms(command.lease)
+        for place in command.slots:
+            if place.expected is None:
+                calls.append(("SET", place.slot, place.marker, "NX", "GET", "PX", lease))
+            else:
+                calls.append(script("swap")((place.slot,), place.expected, place.marker, lease))
+        count = len(command.tokens)
+
+        def parse(replies: list[Any]) -> Begun:
+            slots: list[bytes | None] = []
+            for place, reply in zip(command.slots, replies[count:], strict=True):
+                there = string(reply)
+                # An empty string of somebody else's is not an empty slot.
+                slots.append(NOT_A_STRING if there == b"" and place.expected is None else there)
+            return Begun(tuple(slots), tokens_in_force(command.tokens, replies[:count]))
+
+        return calls, parse
+
+    def _token_calls(self, tokens: tuple[tuple[str, bytes], ...], ttl: float) -> list[Call]:
+        life = ms(ttl)
+        return [("SET", key, token, "NX", "GET", "PX", life) for key, token in tokens]
+
+    def _commit(self, command: Commit) -> tuple[list[Call], Parse]:
+        calls: list[Call] = []
+        answers: list[int] = []
+        for fill in command.fills:
+            calls += self._fill_calls(fill)
+            answers.append(len(calls) - 1)
+        calls += [("PEXPIRE", key, ms(ttl), "GT") for key, ttl in command.extend]
+        essential = len(calls)
+        for index, key, end in command.index:
+            calls.append(("ZADD", index, int(end), key))
+            calls.append(("PEXPIRE", index, INDEX_MS))
+            if random.randrange(TRIM_ONE_IN) == 0:
+                calls += self._trim_calls(index)
+
+        def parse(replies: list[Any]) -> tuple[bool, ...]:
+            for reply in replies[:essential]:
+                check(reply)
+            return tuple(bool(replies[i]) for i in answers)
+
+        return calls, parse
+
+    def _fill_calls(self, fill: Fill) -> list[Call]:
+        life = ms(fill.ttl)
+        if len(fill.expected) > HEAD and self._has_ifeq():  # a whole marker, not just a value's head
+            return [("SET", fill.slot, fill.value, "IFEQ", fill.expected, "PX", life)]
+        if len(fill.value) <= STAGE_ABOVE:
+            return [script("commit")((fill.slot,), fill.expected, fill.value, life)]
+        return [
+            ("SET", fill.staging, fill.value, "PX", STAGED_MS),
+            script("commit_staged")((fill.slot, fill.staging), fill.expected, fill.value[:HEAD], life),
+        ]
+
+    def _trim_calls(self, index: str) -> list[Call]:
+        """By expiry, then by size. The scores are expiries, so what goes first ends first."""
+        return [script("trim")((index,), self._index_limit)]
+
+    def _hold(self, command: Hold) -> tuple[list[Call], Parse]:
+        calls = self._token_calls(command.tokens, command.token_ttl)
+        count = len(calls)
+        calls += [("SET", slot, marker, "PX", ms(command.ttl)) for slot, marker in command.slots]
+
+        def parse(replies: list[Any]) -> Begun:
+            for reply in replies[count:]:
+                check(reply)
+            return Begun((None,) * len(command.slots), tokens_in_force(command.tokens, replies[:count]))
+
+        return calls, parse
+
+    def _release(self, command: Release) -> tuple[list[Call], Parse]:
+        return [script("release")((command.key,), command.expected)], _only_bool
+
+    def _lock(self, command: Lock) -> tuple[list[Call], Parse]:
+        return [("SET", command.key, command.nonce, "NX", "GET", "PX", ms(command.ttl))], _only_string
+
+    def _renew(self, command: Renew) -> tuple[list[Call], Parse]:
+        life = ms(command.ttl)
+        return [script("renew")((key,), expected, life) for key, expected in command.keys], _nothing
+
+    def _invalidate(self, command: Invalidate) -> tuple[list[Call], Parse]:
+        calls: list[Call] = []
+        hold = command.hold
+        by_bucket: dict[int, list[tuple[str, bytes, str]]] = {}
+        for row in command.tokens:
+            by_bucket.setdefault(self._keys.bucket(row[2]), []).append(row)
+        for bucket, rows in by_bucket.items():
+            channel = self._keys.channel(bucket)
+            life = -ms(hold[1]) if hold is not None else ms(command.token_ttl)
+            message = announcement((), [name for _, _, name in rows])
+            keys = [key for key, _, _ in rows]
+            calls.append(script("rotate")((*keys, channel), life, message, *(t for _, t, _ in rows)))
+        for slot, lock, staging in command.slots:
+            if hold is None:
+                calls.append(("UNLINK", slot, lock, staging))
+            else:
+                calls.append(("SET", slot, hold[0], "PX", ms(hold[1])))
+                calls.append(("UNLINK", lock, staging))
+        if command.slots:
+            names = [self._keys.strip(slot) for slot, _, _ in command.slots]
+            calls.append(("PUBLISH", self._keys.channel(0), announcement(names, ())))
+        return calls, _nothing
+
+    def _scan(self, command: Scan) -> tuple[list[Call], Parse]:
+        def parse(replies: list[Any]) -> tuple[object, list[str]]:
+            cursor, found = check(replies[0])
+            return int(cursor) or None, [raw.decode("utf-8", "replace") for raw in found]
+
+        return [("SCAN", command.cursor or 0, "MATCH", command.pattern, "COUNT", command.count)], parse
+
+    def _members(self, command: Members) -> tuple[list[Call], Parse]:
+        stop = command.start + command.count - 1
+
+        def parse(replies: list[Any]) -> list[str]:
+            return [raw.decode("utf-8", "replace") for raw in check(replies[0])]
+
+        return [("ZRANGE", command.index, command.start, stop)], parse
+
+    def _forget(self, command: Forget) -> tuple[list[Call], Parse]:
+        return [("ZREM", command.index, *command.keys)], _nothing
+
+
+def send(client: Any, calls: list[Call]) -> list[Any]:
+    """One round trip. Error replies come back as values when there are several calls."""
+    if len(calls) == 1:
+        try:
+            return [client.execute_command(*by_hash(calls[0]), get=True)]
+        except ResponseError as error:
+            return [error]
+    with client.pipeline(transaction=False) as pipe:
+        for call in calls:
+            pipe.execute_command(*by_hash(call), get=True)
+        return list(pipe.execute(raise_on_error=False))
+
+
+async def asend(client: Any, calls: list[Call]) -> list[Any]:
+    """``send`` for an asyncio client."""
+    if len(calls) == 1:
+        try:
+            return [await client.execute_command(*by_hash(calls[0]), get=True)]
+        except ResponseError as error:
+            return [error]
+    async with client.pipeline(transaction=False) as pipe:
+        for call in calls:
+            pipe.execute_command(*by_hash(call), get=True)
+        return list(await pipe.execute(raise_on_error=False))
+
+
+def by_hash(call: Call) -> Call:
+    if call[0] == "EVALSHA":
+        return ("EVALSHA", call[1].sha, *call[2:])
+    return call
+
+
+def whole(calls: list[Call], which: list[int]) -> list[Call]:
+    """These script calls with their text, for a server that has forgotten them (SCRIPT FLUSH, restart)."""
+    return [("EVAL", calls[i][1].text, *calls[i][2:]) for i in which]
+
+
+def ms(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    return StoreUnavailable(f"Redis did not serve a command: {type(error).__name__}: {error}")
+
+
+def check(reply: Any) -> Any:
+    """A reply, or StoreUnavailable for an error reply: READONLY, OOM, LOADING, NOPERM and the like."""
+    if isinstance(reply, Exception):
+        raise unavailable(reply) from reply
+    return reply
+
+
+def string(reply: Any) -> bytes | None:
+    """A string reply; what holds no string is somebody else's."""
+    if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
+        return NOT_A_STRING
+    answer: bytes | None = check(reply)
+    return answer
+
+
+def tokens_in_force(wanted: tuple[tuple[str, bytes], ...], replies: list[Any]) -> tuple[bytes, ...]:
+    """SET NX GET answers nil when it has set, else what was there."""
+    return tuple(string(r) or token for (_, token), r in zip(wanted, replies, strict=True))
+
+
+def announcement(keys: Sequence[str], tags: Sequence[str]) -> bytes:
+    """What the channel carries: the keys and tags that an L1 must drop."""
+    return msgspec.msgpack.encode((list(keys), list(tags)))
+
+
+def _only(replies: list[Any]) -> Any:
+    return check(replies[0])
+
+
+def _only_bool(replies: list[Any]) -> bool:
+    return bool(check(replies[0]))
+
+
+def _only_string(replies: list[Any]) -> bytes | None:
+    return string(replies[0])
+
+
+def _nothing(replies: list[Any]) -> None:
+    for reply in replies:
+        check(reply)

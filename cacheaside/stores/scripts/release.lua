@@ -1,0 +1,5 @@
+-- Delete a key that is still ours.
+if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then
+  return redis.call('UNLINK', KEYS[1])
+end
+return 0
