@@ -1,1 +1,42 @@
 """cacheaside: make a repository method fast and never wrong."""
+
+from __future__ import annotations
+
+from cacheaside.cache import Cache
+from cacheaside.default import cached, cached_many, configure, default_cache, invalidates, updates
+from cacheaside.engine.call import current_load
+from cacheaside.engine.write import Receipt
+from cacheaside.errors import (
+    CacheasideError,
+    CodecError,
+    ConfigError,
+    InvalidationNotAcknowledged,
+    KeyTemplateError,
+    LoadTimeout,
+    StoreUnavailable,
+    WaitTimeout,
+)
+from cacheaside.missing import MISSING
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MISSING",
+    "Cache",
+    "CacheasideError",
+    "CodecError",
+    "ConfigError",
+    "InvalidationNotAcknowledged",
+    "KeyTemplateError",
+    "LoadTimeout",
+    "Receipt",
+    "StoreUnavailable",
+    "WaitTimeout",
+    "cached",
+    "cached_many",
+    "configure",
+    "current_load",
+    "default_cache",
+    "invalidates",
+    "updates",
+]

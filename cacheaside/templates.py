@@ -153,11 +153,14 @@ class KeyCode(Generic[T]):
         return compile_function(signature.parameters, [f"return {self.expression}"], namespace)
 
 
-def compile_function(parameters: str, body: list[str], namespace: dict[str, object]) -> Callable[..., Any]:
+def compile_function(
+    parameters: str, body: list[str], namespace: dict[str, object], *, is_async: bool = False
+) -> Callable[..., Any]:
     """Return ``def f(<parameters>)`` with the lines of *body*, its globals a copy of *namespace*."""
     scope = dict(namespace)
     # The source is made of identifiers, escaped literals and names of this module.
-    exec("\n ".join([f"def _compiled({parameters}):", *body]), scope)  # noqa: S102
+    define = "async def" if is_async else "def"
+    exec("\n ".join([f"{define} _compiled({parameters}):", *body]), scope)  # noqa: S102
     return cast("Callable[..., Any]", scope["_compiled"])
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 Name = tuple[str, bytes, bytes]
 
+
 class Landed:
     """How a flight ended: with a payload to decode, with an error, or without either (abandoned)."""
 

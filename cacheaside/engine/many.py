@@ -66,8 +66,11 @@ class Item:
         self.answered, self.result = True, result
 
 
-def read_many(site: Site, calls: Sequence[Call], loader: Loader) -> Flow[list[Any]]:
-    """The results of ``calls``, in order; None for what the source does not have."""
+def read_many(site: Site, calls: Sequence[Call], loader: Loader, *, forced: bool = False) -> Flow[list[Any]]:
+    """The results of ``calls``, in order; None for what the source does not have.
+
+    ``forced`` loads all of them, whatever is there.
+    """
     items = [Item(call) for call in calls]
     if site.near is not None:
         since = site.near.now()
@@ -76,7 +79,12 @@ def read_many(site: Site, calls: Sequence[Call], loader: Loader) -> Flow[list[An
     mine: list[Item] = []
     try:
         yield from look_many(site, items)
-        take_ready(site, items)
+        if forced:
+            for item in items:
+                if item.seen.verdict is not Verdict.UNSTORABLE:
+                    item.seen.verdict = Verdict.MISS
+        else:
+            take_ready(site, items)
         mine = yield from begin_many(site, [i for i in items if wants_slot(i)])
         take_ready(site, items)
         waiting = [i for i in items if not i.answered and i.seen.verdict is Verdict.FILLING and i not in mine]
@@ -225,9 +233,7 @@ def load_many(
         payload = encode(site, item.call, result)
         if payload is not None and item.flight is not None:
             flags = NEGATIVE if result is None else 0
-            world.flights.land(
-                item.flight, Landed(payload, flags, result if site.codec.shareable else None)
-            )
+            world.flights.land(item.flight, Landed(payload, flags, result if site.codec.shareable else None))
         one = yield from prepare(site, item.call, result, payload, start, cost, expected, item.seen)
         if one is not None:
             ready.append(one)

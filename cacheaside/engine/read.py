@@ -617,7 +617,7 @@ def refresh(site: Site, call: Call, seen: Seen) -> Flow[tuple[Any] | None]:
         old = open_value(site, value)
     except CodecError:
         undecodable(site, call)
-        return (yield from reload(site, call, seen)),
+        return ((yield from reload(site, call, seen)),)
     holder: bytes | None = yield Lock(lock, nonce, policy.lease_ttl)
     if holder is not None:
         if seen.verdict is Verdict.KEPT and holder != FAILED:
@@ -672,17 +672,13 @@ def renew(site: Site, call: Call, seen: Seen, release: Release) -> Flow[tuple[An
     return ((yield from replace(site, call, loaded, start, seen, release)),)
 
 
-def finish(
-    site: Site, call: Call, pending: Pending, start: float, seen: Seen, release: Release
-) -> Flow[Any]:
+def finish(site: Site, call: Call, pending: Pending, start: float, seen: Seen, release: Release) -> Flow[Any]:
     keep = Renew(((release.key, release.expected),), site.policy.lease_ttl)
     loaded = yield Await(pending, rest(site.policy.hard_timeout, start, site.world.clock()), keep)
     return (yield from replace(site, call, loaded, start, seen, release))
 
 
-def replace(
-    site: Site, call: Call, loaded: Loaded, start: float, seen: Seen, release: Release
-) -> Flow[Any]:
+def replace(site: Site, call: Call, loaded: Loaded, start: float, seen: Seen, release: Release) -> Flow[Any]:
     if loaded.error is not None:
         yield from attempt(site, Hold(((release.key, FAILED),), (), site.policy.lease_ttl, 0))
     result = unwrap(site, loaded)

@@ -81,9 +81,9 @@ class NearCache:
         return self._count
 
     def get(self, key: str, now: float) -> Entry | None:
-        """The live entry of ``key``; the compiled hit path of the decorators does the same in line."""
+        """The live entry of ``key``; bypassing calls are not the concern of this one."""
         entry = self.entries.get(key)
-        if entry is None or now >= entry.until or now >= self.limit:
+        if entry is None or now >= entry.until or now >= self._horizon:
             return None
         if any(tag.dead for tag in entry.tags):
             return None

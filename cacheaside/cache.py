@@ -1,0 +1,342 @@
+"""``Cache``: its settings, its lifetime, and the decorators and contexts that belong to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, Self
+
+import cachetools
+
+from cacheaside.codecs import NO_ANNOTATION, Serializer, ValueCodec, codec_for
+from cacheaside.connection import Endpoint, ServerFacts, aconnect, connect, parse_url
+from cacheaside.decorators import cached_decorator
+from cacheaside.engine.call import Site
+from cacheaside.engine.drive import Driver, Store
+from cacheaside.errors import ConfigError
+from cacheaside.faces import CacheDecorator, SameDecorator
+from cacheaside.keys import Keyspace, check_namespace
+from cacheaside.many import cached_many_decorator
+from cacheaside.operations import Operations
+from cacheaside.policy import Policy, Seconds, Ttl, seconds
+from cacheaside.stats import Counts
+from cacheaside.stores.embedded import EmbeddedStore
+from cacheaside.stores.memory import NearCache
+from cacheaside.stores.redis import RedisStore
+from cacheaside.transactions import Mutating, Transaction, collecting
+from cacheaside.world import ProcessWorld
+from cacheaside.writers import invalidates_decorator, updates_decorator
+
+log = logging.getLogger("cacheaside")
+
+EMBEDDED = "embedded://"
+Mode = Literal["bypass", "refresh"]
+
+
+class Cache(Operations):
+    """A cache: L1 in this process, and L2 in Redis or, without a URL, in this process as well.
+
+    One serves many threads and many event loops. Close it with ``close()`` or ``await aclose()``, or use
+    it in a ``with`` or ``async with`` block.
+
+    Args:
+        url: where Redis is; None reads ``CACHEASIDE_URL`` and, if that is not set, embeds everything in
+            this process, as ``"embedded://"`` does whatever is set.
+        prefix: comes before every key in Redis.
+        ttl: seconds for functions and operations that name none.
+        l1_entries: the most entries of L1; 0 turns it off.
+        l1_max_bytes: the most bytes of L1.
+        l1_max_value: payloads above this many bytes stay in L2 only.
+        l1_policy: makes L1's eviction policy, any class of ``cachetools``.
+        max_bytes: the most bytes of the embedded store.
+        max_value: payloads above this many bytes are answered and not stored.
+        compress_above: payloads above this many bytes are compressed; None turns it off.
+        index_limit: the most entries listed per tag for ``tag_keys`` and reclaiming; 0 turns lists off.
+        invalidation_timeout: seconds that an invalidation is repeated for before it counts as
+            unacknowledged.
+        on_unacknowledged: what an invalidation does then: ``"return"`` a receipt that is false, or
+            ``"raise"`` InvalidationNotAcknowledged.
+        clock: seconds since the epoch, for tests.
+        store: a store of one's own in the place of Redis.
+
+    Raises ConfigError for a wrong URL or setting, without its password.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        prefix: str = "cacheaside",
+        ttl: Seconds = 300,
+        l1_entries: int = 10_000,
+        l1_max_bytes: int = 64 * 2**20,
+        l1_max_value: int = 2**20,
+        l1_policy: Callable[..., cachetools.Cache[str, int]] = cachetools.LRUCache,
+        max_bytes: int = 256 * 2**20,
+        max_value: int = 32 * 2**20,
+        compress_above: int | None = 1024,
+        index_limit: int = 10_000,
+        invalidation_timeout: Seconds = 2,
+        on_unacknowledged: str = "return",
+        clock: Callable[[], float] = time.time,
+        store: Store | None = None,
+    ) -> None:
+        if on_unacknowledged not in ("return", "raise"):
+            raise ConfigError(f'on_unacknowledged must be "return" or "raise", not {on_unacknowledged!r}')
+        for name, value in (("l1_entries", l1_entries), ("index_limit", index_limit)):
+            check_size(name, value, least=0)
+        for name, value in (
+            ("l1_max_bytes", l1_max_bytes),
+            ("l1_max_value", l1_max_value),
+            ("max_bytes", max_bytes),
+            ("max_value", max_value),
+        ):
+            check_size(name, value, least=1)
+        if compress_above is not None:
+            check_size("compress_above", compress_above, least=0)
+        self.prefix = prefix
+        self.ttl_default = seconds("ttl", ttl)
+        self.invalidation_timeout = seconds("invalidation_timeout", invalidation_timeout)
+        self.raise_unacknowledged = on_unacknowledged == "raise"
+        self.driver = Driver()
+        self.endpoint = endpoint_of(url) if store is None else None
+        self.world = ProcessWorld(
+            Keyspace(prefix),
+            clock=clock,
+            compress_above=compress_above,
+            max_value=max_value,
+            index_limit=index_limit,
+        )
+        self.near: NearCache | None = None
+        self.facts: ServerFacts | None = None
+        self.store: Store
+        if store is not None:
+            self.store = store
+        elif self.endpoint is None:
+            self.store = EmbeddedStore(max_bytes, clock, index_limit)
+            if l1_entries:
+                self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
+        else:
+            self.store = redis_store(self, self.endpoint, index_limit)
+        self.sites: list[Site] = []
+        self.codecs: dict[bytes, ValueCodec] = {}
+        self.bound_here: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._mode: ContextVar[Mode | None] = ContextVar(f"cacheaside_mode_{id(self)}", default=None)
+        self._direct: dict[float, Site] = {}
+        self._direct_counts = Counts()
+        self.untyped = codec_for(NO_ANNOTATION)
+        self.codecs[self.untyped.schema] = self.untyped
+
+    def __repr__(self) -> str:
+        where = self.endpoint.safe if self.endpoint is not None else type(self.store).__name__
+        return f"<Cache {where} prefix={self.prefix!r}>"
+
+    # -- what decorated functions need
+
+    def site(self, policy: Policy, codec: ValueCodec) -> Site:
+        """A call site of this cache; its counters appear in ``stats()``."""
+        near = self.near if policy.l1 else None
+        site = Site(self.world, policy, codec, near)
+        self.sites.append(site)
+        self.codecs[codec.schema] = codec
+        return site
+
+    def store_of(self, site: Site) -> Store:
+        return self.store
+
+    @property
+    def mode(self) -> Mode | None:
+        """Whether calls here bypass the cache or refresh it."""
+        return self._mode.get()
+
+    # -- decorators
+
+    def cached(
+        self,
+        *,
+        ns: str,
+        key: str | None = None,
+        ttl: Ttl | None = None,
+        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        l1: bool | Seconds = True,
+        l2: bool = True,
+        stale_while_revalidate: Seconds = 0,
+        stale_if_error: Seconds = 0,
+        jitter: float = 0.05,
+        early_refresh: float | None = None,
+        negative_ttl: Seconds | None = None,
+        cache_if: Callable[[Any], bool] | None = None,
+        refresh: str = "inline",
+        load_timeout: Seconds | tuple[Seconds | None, Seconds | None] | None = None,
+        lease_ttl: Seconds = 3,
+        wait_timeout: Seconds = 5,
+        codec: str | Serializer = "msgpack",
+        version: int = 1,
+        share: bool | None = None,
+    ) -> CacheDecorator:
+        """``cacheaside.cached`` on this cache."""
+        return cached_decorator(
+            lambda: self, id(self), ns=ns, key=key, ttl=ttl, tags=tags, l1=l1, l2=l2,
+            stale_while_revalidate=stale_while_revalidate, stale_if_error=stale_if_error, jitter=jitter,
+            early_refresh=early_refresh, negative_ttl=negative_ttl, cache_if=cache_if, refresh=refresh,
+            load_timeout=load_timeout, lease_ttl=lease_ttl, wait_timeout=wait_timeout, codec=codec,
+            version=version, share=share,
+        )  # fmt: skip
+
+    def cached_many(self, **options: Any) -> CacheDecorator:
+        """``cacheaside.cached_many`` on this cache."""
+        return cached_many_decorator(lambda: self, id(self), **options)
+
+    def invalidates(
+        self,
+        *,
+        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        keys: Iterable[str] = (),
+        ns: str | None = None,
+        on_error: bool = False,
+    ) -> SameDecorator:
+        """``cacheaside.invalidates`` on this cache."""
+        return invalidates_decorator(lambda: self, tags=tags, keys=keys, ns=ns, on_error=on_error)
+
+    def updates(self, **options: Any) -> SameDecorator:
+        """``cacheaside.updates`` on this cache."""
+        return updates_decorator(lambda: self, **options)
+
+    def namespace(self, ns: str, *, ttl: Ttl | None = None) -> Namespace:
+        """The decorators with ``ns`` and ``ttl`` filled in."""
+        return Namespace(self, ns, ttl)
+
+    # -- contexts
+
+    @contextmanager
+    def _in_mode(self, mode: Mode) -> Iterator[None]:
+        token = self._mode.set(mode)
+        if self.near is not None:
+            self.near.bypass(True)
+        try:
+            yield
+        finally:
+            if self.near is not None:
+                self.near.bypass(False)
+            self._mode.reset(token)
+
+    def bypass(self) -> Any:
+        """``with cache.bypass():`` calls go to the functions themselves; nothing is read or stored."""
+        return self._in_mode("bypass")
+
+    def refreshing(self) -> Any:
+        """``with cache.refreshing():`` calls load and store anew, whatever is cached."""
+        return self._in_mode("refresh")
+
+    def transaction(self) -> Transaction:
+        """``with cache.transaction():`` invalidations wait for the end of the block; an error drops them."""
+        return Transaction(self)
+
+    def mutating(self, *, keys: Iterable[str] = (), tags: Iterable[str] = (), hold: Seconds = 30) -> Mutating:
+        """``with cache.mutating(tags=[...]):`` nothing of these is stored while the block runs.
+
+        Put it around a database transaction: the keys and tags are held before it begins and
+        invalidated when it ends, error or not. If the process dies in between, the hold ends by itself
+        after ``hold`` seconds, in misses.
+        """
+        return Mutating(self, tuple(keys), tuple(tags), seconds("hold", hold))
+
+    def collecting(self) -> Transaction | None:
+        """The transaction of this context, if it is one of this cache."""
+        transaction = collecting.get()
+        while transaction is not None and transaction.cache is not self:
+            transaction = transaction.outer
+        return transaction
+
+    # -- lifetime
+
+    def learn(self, facts: ServerFacts) -> None:
+        """Told by every new connection, before its first command."""
+        self.facts = facts
+        self.world.learn_incarnation(facts.incarnation)
+
+    def close(self) -> None:
+        """Wait for background refreshes and close all connections of threads."""
+        self.driver.close()
+        close = getattr(self.store, "close", None)
+        if close is not None:
+            close()
+        if self.near is not None:
+            self.near.clear()
+
+    async def aclose(self) -> None:
+        """``close`` from an event loop: also ends its background tasks and its connections."""
+        await self.driver.aclose()
+        aclose = getattr(self.store, "aclose", None)
+        if aclose is not None:
+            await aclose()
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+
+class Namespace:
+    """The decorators of a cache with a namespace, and a ttl if given, filled in."""
+
+    def __init__(self, cache: Cache, ns: str, ttl: Ttl | None) -> None:
+        self.cache = cache
+        self.ns = check_namespace(ns)
+        self.ttl = ttl
+
+    def cached(self, **options: Any) -> CacheDecorator:
+        return self.cache.cached(ns=self.ns, **{"ttl": self.ttl, **options})
+
+    def cached_many(self, **options: Any) -> CacheDecorator:
+        return self.cache.cached_many(ns=self.ns, **{"ttl": self.ttl, **options})
+
+    def updates(self, **options: Any) -> SameDecorator:
+        return self.cache.updates(ns=self.ns, **{"ttl": self.ttl, **options})
+
+    def invalidates(self, **options: Any) -> SameDecorator:
+        return self.cache.invalidates(ns=self.ns, **options)
+
+    def clear(self) -> int:
+        return self.cache.clear(self.ns)
+
+    async def aclear(self) -> int:
+        return await self.cache.aclear(self.ns)
+
+
+def endpoint_of(url: str | None) -> Endpoint | None:
+    """Where Redis is; None for the embedded store."""
+    if url is None:
+        url = os.environ.get("CACHEASIDE_URL") or EMBEDDED
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f'url must be a string such as "redis://localhost:6379/0", not {url!r}')
+    return None if url == EMBEDDED else parse_url(url)
+
+
+def redis_store(cache: Cache, endpoint: Endpoint, index_limit: int) -> RedisStore:
+    return RedisStore(
+        cache.world.keys,
+        lambda: connect(endpoint, cache.learn),
+        lambda: aconnect(endpoint, cache.learn),
+        has_ifeq=lambda: cache.facts is not None and cache.facts.has_ifeq,
+        index_limit=index_limit,
+    )
+
+
+def check_size(name: str, value: Any, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")

@@ -1,0 +1,147 @@
+"""The default cache, and the decorators on it: repositories import freely, ``configure`` comes later."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from cacheaside.cache import Cache
+from cacheaside.codecs import Serializer
+from cacheaside.decorators import cached_decorator
+from cacheaside.faces import CacheDecorator, SameDecorator
+from cacheaside.many import cached_many_decorator
+from cacheaside.policy import Seconds, Ttl
+from cacheaside.writers import invalidates_decorator, updates_decorator
+
+_lock: Final = threading.Lock()
+_cache: Cache | None = None
+
+SCOPE: Final = "default"
+
+
+def default_cache() -> Cache:
+    """The cache of the module-level decorators; made from ``CACHEASIDE_URL`` if nobody configured one."""
+    global _cache
+    cache = _cache
+    if cache is None:
+        with _lock:
+            if _cache is None:
+                _cache = Cache()
+            cache = _cache
+    return cache
+
+
+def configure(url: str | Cache | None = None, **settings: Any) -> Cache:
+    """Make the default cache: a URL and the settings of ``Cache``, or a ready ``Cache``.
+
+    Functions that were called before are bound anew at their next call. The cache that was the default
+    until now is not closed: its owner may be using it still.
+    """
+    global _cache
+    if isinstance(url, Cache) and settings:
+        raise TypeError(f"a ready Cache takes no settings: {', '.join(settings)}")
+    cache = url if isinstance(url, Cache) else Cache(url, **settings)
+    with _lock:
+        old, _cache = _cache, cache
+    if old is not None:
+        for reset in list(old.bound_here):
+            if reset.default:
+                reset()
+    return cache
+
+
+def cached(
+    *,
+    ns: str,
+    key: str | None = None,
+    ttl: Ttl | None = None,
+    tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+    l1: bool | Seconds = True,
+    l2: bool = True,
+    stale_while_revalidate: Seconds = 0,
+    stale_if_error: Seconds = 0,
+    jitter: float = 0.05,
+    early_refresh: float | None = None,
+    negative_ttl: Seconds | None = None,
+    cache_if: Callable[[Any], bool] | None = None,
+    refresh: str = "inline",
+    load_timeout: Seconds | tuple[Seconds | None, Seconds | None] | None = None,
+    lease_ttl: Seconds = 3,
+    wait_timeout: Seconds = 5,
+    codec: str | Serializer = "msgpack",
+    version: int = 1,
+    share: bool | None = None,
+) -> CacheDecorator:
+    """Cache what the decorated function returns. All times are seconds, numbers or timedelta.
+
+    Args:
+        ns: the namespace, first part of the key.
+        key: the rest of the key, a template over the arguments such as ``"feed:{user_id}"``; without
+            one, the function's qualified name and a hash of all arguments.
+        ttl: how long a result is fresh, or a function of the result; default: the cache's.
+        tags: templates over the arguments and ``{result...}``, or a function of them; an
+            ``invalidates`` of any tag drops the entry.
+        l1: False keeps the results out of this process's memory; a number caps their stay there.
+        l2: False keeps them out of Redis.
+        stale_while_revalidate: how long past its ttl a value is still served while one caller renews it.
+        stale_if_error: how long past its ttl a value is served when the function raises.
+        jitter: up to this share of the ttl is taken off at random, so that entries do not end together.
+        early_refresh: XFetch's beta; renews a value before its end, the sooner the costlier it is.
+        negative_ttl: the ttl of None; 0 does not cache it. Default: as any result.
+        cache_if: results for which this is false are returned and not stored.
+        refresh: ``"inline"``: the caller chosen to renew a stale value does it before it returns;
+            ``"background"``: in a worker; its loader must bring its own session.
+        load_timeout: the hard limit, or (soft, hard): after the soft one a stale value is served.
+        lease_ttl: how long a loader that died keeps others waiting; renewed while it lives.
+        wait_timeout: how long a caller waits for another one's load before it loads for itself.
+        codec: ``"msgpack"``, ``"json"``, ``"pickle"`` or a serializer.
+        version: raise it when the meaning of the results changes and their type does not.
+        share: overrules whether L1 may hand the same object to all callers.
+
+    Raises ConfigError, KeyTemplateError or CodecError where the decorator stands.
+    """
+    return cached_decorator(
+        default_cache, SCOPE, ns=ns, key=key, ttl=ttl, tags=tags, l1=l1, l2=l2,
+        stale_while_revalidate=stale_while_revalidate, stale_if_error=stale_if_error, jitter=jitter,
+        early_refresh=early_refresh, negative_ttl=negative_ttl, cache_if=cache_if, refresh=refresh,
+        load_timeout=load_timeout, lease_ttl=lease_ttl, wait_timeout=wait_timeout, codec=codec,
+        version=version, share=share,
+    )  # fmt: skip
+
+
+def cached_many(**options: Any) -> CacheDecorator:
+    """Cache a function of many ids by single id: partial hits, one load of what is missing.
+
+    The first parameter takes the ids; the function returns a dict by id; ids that it leaves out are
+    remembered as absent. ``key`` names one id: ``"post:{id}"``. Other options as for ``cached``, without
+    ``stale_while_revalidate``, ``early_refresh`` and ``refresh``.
+    """
+    return cached_many_decorator(default_cache, SCOPE, **options)
+
+
+def invalidates(
+    *,
+    tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+    keys: Iterable[str] = (),
+    ns: str | None = None,
+    on_error: bool = False,
+) -> SameDecorator:
+    """Invalidate after the decorated function has succeeded; in a transaction, when that has.
+
+    Args:
+        tags: templates over the arguments and ``{result...}``, or a function of them.
+        keys: key templates in ``ns``, over the arguments.
+        on_error: also when the function raises; what names the result is left out then.
+    """
+    return invalidates_decorator(default_cache, tags=tags, keys=keys, ns=ns, on_error=on_error)
+
+
+def updates(**options: Any) -> SameDecorator:
+    """Run the decorated function and make its result the value of ``key``.
+
+    ``ns``, ``key``, ``ttl``, ``tags``, ``jitter``, ``negative_ttl``, ``cache_if``, ``codec`` and
+    ``version`` as for ``cached``; tags, annotation and version must be those of the function that reads
+    the key, or it will not believe the entry.
+    """
+    return updates_decorator(default_cache, **options)

@@ -1,0 +1,181 @@
+"""Flows of the direct operations: find, put, expire, reclaim. Same slots, same rules, no call site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from cacheaside.engine.call import Call, Near, Site, World
+from cacheaside.engine.commands import Begun, Commit, Fetch, Fill, Flow, Forget, Hold, Members, Release
+from cacheaside.engine.read import Ready, Seen, commit, encode, prepare, token_ttl
+from cacheaside.engine.write import invalidate
+from cacheaside.entry import (
+    HEAD,
+    HOLD,
+    Foreign,
+    Marker,
+    Slot,
+    Value,
+    is_hold,
+    is_token,
+    new_token,
+    pack_tags,
+    pack_value,
+    parse,
+    unpack_tags,
+)
+from cacheaside.errors import StoreUnavailable
+
+BATCH: Final = 500
+
+
+class Found:
+    """A key as it stands in the store, with the tokens of whatever tags it carries."""
+
+    __slots__ = ("accepted", "key", "slot", "stored", "tokens")
+
+    def __init__(self, key: str, slot: Slot) -> None:
+        self.key = key
+        self.slot = slot
+        self.stored: dict[str, bytes] | None = {}
+        self.tokens: dict[str, bytes | None] = {}
+        self.accepted = False
+        if type(slot) is Value:
+            self.stored = unpack_tags(slot.known + slot.late)
+
+    @property
+    def value(self) -> Value | None:
+        return self.slot if type(self.slot) is Value else None
+
+    @property
+    def believed(self) -> bool:
+        """Whether every tag still has the token that the value was stored with."""
+        return (
+            self.accepted
+            and self.stored is not None
+            and all(
+                is_token(self.tokens.get(name)) and self.tokens[name] == t for name, t in self.stored.items()
+            )
+        )
+
+    def words(self, now: float) -> str:
+        """What there is and why a read would hit or miss."""
+        slot = self.slot
+        if slot is None:
+            return "holds nothing: a read would miss and load"
+        if type(slot) is Marker:
+            kind = "a hold: reads load for themselves" if slot.kind == HOLD else "a load under way"
+            return f"holds {kind}, since {now - slot.start:.1f} s"
+        if type(slot) is Foreign:
+            return "holds something cacheaside did not write: reads load and store nothing"
+        if type(slot) is not Value or self.stored is None:
+            return "holds a damaged entry: a read would miss and replace it"
+        parts = [f"holds a value {now - slot.start:.1f} s old"]
+        if now < slot.soft:
+            parts.append(f"fresh for {slot.soft - now:.1f} s")
+        else:
+            parts.append(f"stale since {now - slot.soft:.1f} s, kept for {slot.hard - now:.1f} s")
+        parts.append(f"it took {slot.cost * 1000:.1f} ms to load")
+        if not self.accepted:
+            parts.append("from another incarnation of the server: a miss")
+        for name, token in self.stored.items():
+            there = self.tokens.get(name)
+            state = "valid" if there == token else "held" if is_hold(there) else "invalidated"
+            parts.append(f"tag {name} {'lost' if there is None else state} ({token[-4:].hex()})")
+        return ", ".join(parts)
+
+
+def find(world: World, keys: Sequence[str]) -> Flow[list[Found]]:
+    """The slots of ``keys`` and the tokens of their tags: one round trip, two where there are tags."""
+    raws: list[bytes | None] = yield Fetch(tuple(map(world.keys.value, keys)))
+    entries = [Found(key, parse(raw)) for key, raw in zip(keys, raws, strict=True)]
+    names = tuple(dict.fromkeys(name for e in entries for name in e.stored or ()))
+    tokens: dict[str, bytes | None] = {}
+    if names:
+        replies: list[bytes | None] = yield Fetch(tuple(map(world.keys.token, names)))
+        tokens = dict(zip(names, replies, strict=True))
+    for entry in entries:
+        entry.tokens = tokens
+        entry.accepted = entry.value is not None and world.accepts(entry.value.incarnation)
+    return entries
+
+
+def put_values(
+    site: Site, calls: Sequence[tuple[Call, Any]], timeout: float, near: Near | None
+) -> Flow[list[bool]]:
+    """Store values that the caller has: hold the slots, then commit over the holds."""
+    if not calls:
+        return []
+    world, policy = site.world, site.policy
+    incarnation, start = world.incarnation(), world.clock()
+    names = tuple(dict.fromkeys(t for call, _ in calls for t in call.tags))
+    holds = [Marker(HOLD, world.nonce(), incarnation, start, b"\0" * 8).pack() for _ in calls]
+    try:
+        begun: Begun = yield Hold(
+            tuple((world.keys.value(c.key), hold) for (c, _), hold in zip(calls, holds, strict=True)),
+            tuple((world.keys.token(n), new_token(incarnation, world.nonce())) for n in names),
+            policy.lease_ttl,
+            token_ttl(policy.ttl, policy.kept),
+        )
+        tokens = dict(zip(names, begun.tokens, strict=True))
+        batch: list[Ready] = []
+        if all(map(is_token, tokens.values())):
+            for (call, value), hold in zip(calls, holds, strict=True):
+                seen = Seen(None, ())
+                seen.known = pack_tags(call.tags, [tokens[t] for t in call.tags])
+                payload = encode(site, call, value)
+                ready = yield from prepare(site, call, value, payload, start, 0.0, hold, seen)
+                if ready is not None:
+                    batch.append(ready)
+        done = (yield from commit(site, batch)) if batch else ()
+        stored = {ready.call.key for ready, ok in zip(batch, done, strict=True) if ok}
+    except StoreUnavailable:
+        site.counts.unavailable += 1
+        stored = set[str]()
+    lost = tuple(call.key for call, _ in calls if call.key not in stored)
+    if lost:
+        yield from invalidate(world, near, lost, (), timeout=timeout)
+    return [call.key in stored for call, _ in calls]
+
+
+def expire(world: World, key: str, ttl: float) -> Flow[bool]:
+    """Give a value another ttl, by compare-and-set; False when it is not there or changed meanwhile."""
+    (entry,) = yield from find(world, (key,))
+    value, now = entry.value, world.clock()
+    if value is None or not entry.believed or value.soft <= now:
+        return False
+    raw = pack_value(
+        world.nonce(), value.incarnation, start=value.start, cost=value.cost, soft=now + ttl,
+        hard=now + ttl, schema=value.schema, flags=value.flags, known=value.known, late=value.late,
+        payload=value.payload,
+    )  # fmt: skip
+    keys = world.keys
+    fill = Fill(keys.value(key), keys.staging(key), value.raw[:HEAD], raw, ttl)
+    life = token_ttl(ttl, 0)
+    tokens = [keys.token(name) for name in entry.stored or ()]
+    extend = tuple((t, life) for t in tokens if world.extend(t, now + ttl, now + life))
+    done: tuple[bool, ...] = yield Commit((fill,), extend)
+    return done[0]
+
+
+def reclaim(world: World, tag: str) -> Flow[int]:
+    """Delete what a tag has invalidated, by compare-and-delete, in bounded batches."""
+    index = world.keys.tag_index(tag)
+    deleted, start = 0, 0
+    while True:
+        keys: list[str] = yield Members(index, start, BATCH)
+        if not keys:
+            return deleted
+        entries = yield from find(world, keys)
+        gone: list[str] = []
+        for entry in entries:
+            value = entry.value
+            if value is None or entry.stored is None or tag not in entry.stored:
+                gone.append(entry.key)
+            elif entry.tokens.get(tag) != entry.stored[tag]:
+                yield Release(world.keys.value(entry.key), value.raw[:HEAD])
+                gone.append(entry.key)
+                deleted += 1
+        if gone:
+            yield Forget(index, tuple(gone))
+        start += len(keys) - len(gone)

@@ -1,0 +1,426 @@
+"""Direct operations of a ``Cache``: get, set, invalidate and the like, each with an a-prefixed twin.
+
+Keys are ``ns:rest``, without the prefix. Every operation is one flow; the sync and the async method
+only choose who drives it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from cacheaside.engine.call import Call, Site
+from cacheaside.engine.commands import Flow, Members, Scan
+from cacheaside.engine.direct import Found, expire, find, put_values, reclaim
+from cacheaside.engine.read import read
+from cacheaside.engine.write import Receipt, invalidate
+from cacheaside.entry import NEGATIVE
+from cacheaside.errors import CodecError, ConfigError, InvalidationNotAcknowledged, StoreUnavailable
+from cacheaside.keys import tag_name
+from cacheaside.missing import MISSING
+from cacheaside.policy import Seconds, make_policy, seconds
+
+if TYPE_CHECKING:
+    from cacheaside.cache import Cache
+
+log = logging.getLogger("cacheaside")
+
+BATCH: Final = 500
+
+
+def check_key(key: Any) -> str:
+    if not isinstance(key, str) or ":" not in key.strip(":"):
+        raise ConfigError(f'key must be a string "ns:rest", such as "posts:post:42", not {key!r}')
+    return key
+
+
+def names(parameter: str, given: Any) -> tuple[str, ...]:
+    """A list of names; a bare string is a mistake that would otherwise be taken letter by letter."""
+    if isinstance(given, (str, bytes)):
+        raise ConfigError(f"{parameter} must be a list of strings, not the string {given!r}")
+    found = tuple(given)
+    for name in found:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"{parameter} must be a list of non-empty strings; {name!r} is not one")
+    return tuple(dict.fromkeys(found))
+
+
+def tag_names(given: Any) -> tuple[str, ...]:
+    """Finished tags, written as the templates of decorators write them."""
+    return tuple(dict.fromkeys(map(tag_name, names("tags", given))))
+
+
+class Operations:
+    """The direct operations; ``Cache`` inherits them."""
+
+    # -- reading
+
+    def get(self: Cache, key: str, default: Any = MISSING) -> Any:
+        """The value of ``key``, or ``default`` when there is no fresh one. A cached None is None."""
+        return self._run(self._get((check_key(key),), default))[key]
+
+    async def aget(self: Cache, key: str, default: Any = MISSING) -> Any:
+        return (await self._arun(self._get((check_key(key),), default)))[key]
+
+    def get_many(self: Cache, keys: Iterable[str]) -> dict[str, Any]:
+        """The fresh values among ``keys``; what is missing is left out."""
+        return self._run(self._get_many(keys))
+
+    async def aget_many(self: Cache, keys: Iterable[str]) -> dict[str, Any]:
+        return await self._arun(self._get_many(keys))
+
+    def exists(self: Cache, key: str) -> bool:
+        """Whether ``key`` has a fresh value."""
+        return self.get(key) is not MISSING
+
+    async def aexists(self: Cache, key: str) -> bool:
+        return await self.aget(key) is not MISSING
+
+    def ttl(self: Cache, key: str) -> float | None:
+        """Seconds that the value of ``key`` stays fresh; None when there is none."""
+        return self._run(self._ttl(check_key(key)))
+
+    async def attl(self: Cache, key: str) -> float | None:
+        return await self._arun(self._ttl(check_key(key)))
+
+    def get_or_load(
+        self: Cache,
+        key: str,
+        load: Callable[[], Any],
+        *,
+        ttl: Seconds | None = None,
+        tags: Iterable[str] = (),
+    ) -> Any:
+        """The value of ``key``; when there is none, what ``load()`` returns, stored under ``tags``."""
+        site, call = self._direct_call(key, load, ttl, tags)
+        return self.driver.run(read(site, call), self.store)
+
+    async def aget_or_load(
+        self: Cache,
+        key: str,
+        load: Callable[[], Any],
+        *,
+        ttl: Seconds | None = None,
+        tags: Iterable[str] = (),
+    ) -> Any:
+        """``get_or_load`` with an async ``load``."""
+        site, call = self._direct_call(key, load, ttl, tags)
+        return await self.driver.arun(read(site, call), self.store)
+
+    # -- writing
+
+    def set(
+        self: Cache, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()
+    ) -> bool:
+        """Store a value for ``ttl`` seconds (default: the cache's); False if it was not stored."""
+        return all(self._run(self._set({key: value}, ttl, tags)))
+
+    async def aset(
+        self: Cache, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()
+    ) -> bool:
+        return all(await self._arun(self._set({key: value}, ttl, tags)))
+
+    def set_many(
+        self: Cache,
+        values: Mapping[str, Any],
+        *,
+        ttl: Seconds | None = None,
+        tags: Iterable[str] = (),
+    ) -> bool:
+        """Store several values, each with its ttl from the start; False unless all were stored."""
+        return all(self._run(self._set(values, ttl, tags)))
+
+    async def aset_many(
+        self: Cache,
+        values: Mapping[str, Any],
+        *,
+        ttl: Seconds | None = None,
+        tags: Iterable[str] = (),
+    ) -> bool:
+        return all(await self._arun(self._set(values, ttl, tags)))
+
+    def expire(self: Cache, key: str, ttl: Seconds) -> bool:
+        """Give the value of ``key`` another ttl from now; False when there is none to give it to."""
+        return self._run(self._expire(check_key(key), seconds("ttl", ttl)))
+
+    async def aexpire(self: Cache, key: str, ttl: Seconds) -> bool:
+        return await self._arun(self._expire(check_key(key), seconds("ttl", ttl)))
+
+    def delete(self: Cache, *keys: str) -> Receipt:
+        """Drop keys; the same as ``invalidate(keys=keys)``."""
+        return self.invalidate(keys=tuple(map(check_key, keys)))
+
+    async def adelete(self: Cache, *keys: str) -> Receipt:
+        return await self.ainvalidate(keys=tuple(map(check_key, keys)))
+
+    def invalidate(
+        self: Cache,
+        *,
+        keys: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        hold: Seconds | None = None,
+    ) -> Receipt:
+        """Drop keys and everything under tags; inside a transaction, when it has succeeded.
+
+        Args:
+            hold: seconds for which nothing of them may be stored again, at once even inside a
+                transaction: for sources that lag behind, such as a replica.
+
+        Raises InvalidationNotAcknowledged where the cache was made with ``on_unacknowledged="raise"``.
+        """
+        keys, tags = names("keys", keys), tag_names(tags)
+        transaction = self.collecting()
+        if transaction is not None and hold is None:
+            transaction.add(keys, tags)
+            return Receipt(keys, tags, attempts=0)
+        return self.invalidate_now(keys=keys, tags=tags, hold=hold)
+
+    async def ainvalidate(
+        self: Cache,
+        *,
+        keys: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        hold: Seconds | None = None,
+    ) -> Receipt:
+        keys, tags = names("keys", keys), tag_names(tags)
+        transaction = self.collecting()
+        if transaction is not None and hold is None:
+            transaction.add(keys, tags)
+            return Receipt(keys, tags, attempts=0)
+        return await self.ainvalidate_now(keys=keys, tags=tags, hold=hold)
+
+    def invalidate_now(
+        self: Cache, *, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None = None
+    ) -> Receipt:
+        """``invalidate`` that no transaction defers."""
+        return self._acknowledge(self._run(self._invalidation(keys, tags, hold)))
+
+    async def ainvalidate_now(
+        self: Cache, *, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None = None
+    ) -> Receipt:
+        return self._acknowledge(await self._arun(self._invalidation(keys, tags, hold)))
+
+    def delete_matching(self: Cache, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
+        """Drop all keys that match a glob pattern, such as ``"posts:feed:*"``; how many were dropped.
+
+        Walks the key space with SCAN in batches, never KEYS. Tags do the same in one step: prefer them.
+        ``progress`` is told the count after each batch.
+        """
+        return self._run(self._delete_matching(pattern, progress))
+
+    async def adelete_matching(
+        self: Cache, pattern: str, *, progress: Callable[[int], None] | None = None
+    ) -> int:
+        return await self._arun(self._delete_matching(pattern, progress))
+
+    def clear(self: Cache, ns: str | None = None) -> int:
+        """Drop everything of a namespace, or of the whole prefix; how many keys."""
+        return self._run(self._delete_matching("*" if ns is None else f"{ns}:*", None))
+
+    async def aclear(self: Cache, ns: str | None = None) -> int:
+        return await self._arun(self._delete_matching("*" if ns is None else f"{ns}:*", None))
+
+    # -- looking
+
+    def tag_keys(self: Cache, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
+        """Keys that were stored under ``tag``, the first to expire first. For people: it may lag."""
+        return self._run(self._members(tag, start, count))
+
+    async def atag_keys(self: Cache, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
+        return await self._arun(self._members(tag, start, count))
+
+    def explain(self: Cache, key: str) -> str:
+        """In words: which tier holds ``key``, how old it is, its tags, and why a read would hit or miss."""
+        return self._run(self._explain(check_key(key)))
+
+    async def aexplain(self: Cache, key: str) -> str:
+        return await self._arun(self._explain(check_key(key)))
+
+    def stats(self: Cache) -> dict[str, Any]:
+        """Counters of this process, by namespace, and the state of L1."""
+        spaces: dict[str, dict[str, float]] = {}
+        for site in self.sites:
+            total = spaces.setdefault(site.policy.ns, {})
+            for name, value in site.counts.snapshot().items():
+                total[name] = total.get(name, 0) + value
+        near = self.near
+        return {
+            "namespaces": spaces,
+            "l1": {
+                "on": near is not None,
+                "entries": len(near.entries) if near else 0,
+                "bytes": near.size if near else 0,
+                "evictions": near.evictions if near else 0,
+            },
+            "flights": len(self.world.flights),
+            "unacknowledged": self.unacknowledged,
+            "bad_data": {f"{ns}: {reason}": n for (ns, reason), n in self.world.troubles.items()},
+        }
+
+    # -- the flows
+
+    unacknowledged = 0
+
+    def _run(self: Cache, flow: Generator[Any, Any, Any]) -> Any:
+        return self.driver.run(flow, self.store)
+
+    async def _arun(self: Cache, flow: Generator[Any, Any, Any]) -> Any:
+        return await self.driver.arun(flow, self.store)
+
+    def _direct_site(self: Cache, ttl: Seconds | None) -> Site:
+        """The call site of direct operations with this ttl; entries of it are untyped."""
+        wanted = self.ttl_default if ttl is None else seconds("ttl", ttl)
+        site = self._direct.get(wanted)
+        if site is None:
+            if len(self._direct) > 256:
+                self._direct.clear()
+            policy = make_policy(ns="(direct)", ttl=wanted, l1=False, jitter=0)
+            site = self._direct[wanted] = Site(self.world, policy, self.untyped, None)
+            site.counts = self._direct_counts
+        return site
+
+    def _direct_call(
+        self: Cache, key: str, load: Callable[[], Any], ttl: Seconds | None, tags: Iterable[str]
+    ) -> tuple[Site, Call]:
+        return self._direct_site(ttl), Call(check_key(key), tag_names(tags), load)
+
+    def _get(self: Cache, keys: tuple[str, ...], default: Any) -> Flow[dict[str, Any]]:
+        found = dict.fromkeys(keys, default)
+        try:
+            entries: list[Found] = yield from find(self.world, keys)
+        except StoreUnavailable as error:
+            log.warning("get answered as a miss: %s", error)
+            return found
+        for entry in entries:
+            value = self._open(entry)
+            if value is not MISSING:
+                found[entry.key] = value
+        return found
+
+    def _open(self: Cache, entry: Found) -> Any:
+        """A found value by the codec that wrote it, which this process may or may not know."""
+        value = entry.value
+        if value is None or not entry.believed or value.soft <= self.world.clock():
+            return MISSING
+        if value.flags & NEGATIVE:
+            return None
+        codec = self.codecs.get(value.schema)
+        if codec is None:
+            return MISSING
+        try:
+            payload = value.payload
+            return codec.decode(self.world.unpack(value.flags, payload) if value.flags else payload)
+        except CodecError:
+            return MISSING
+
+    def _get_many(self: Cache, keys: Iterable[str]) -> Flow[dict[str, Any]]:
+        wanted = tuple(map(check_key, names("keys", keys)))
+        found = yield from self._get(wanted, MISSING)
+        return {key: value for key, value in found.items() if value is not MISSING}
+
+    def _ttl(self: Cache, key: str) -> Flow[float | None]:
+        try:
+            (entry,) = yield from find(self.world, (key,))
+        except StoreUnavailable:
+            return None
+        if entry.value is None or not entry.believed:
+            return None
+        left = entry.value.soft - self.world.clock()
+        return left if left > 0 else None
+
+    def _set(
+        self: Cache, values: Mapping[str, Any], ttl: Seconds | None, tags: Iterable[str]
+    ) -> Flow[list[bool]]:
+        site, tagged = self._direct_site(ttl), tag_names(tags)
+        calls = [(Call(check_key(key), tagged, _nothing), value) for key, value in values.items()]
+        for call, value in calls:
+            if value is not None:
+                self.untyped.encode(value)  # what cannot be stored is the caller's mistake, said at once
+            if self.near is not None:
+                self.near.mark((call.key,), ())
+        return (yield from put_values(site, calls, self.invalidation_timeout, self.near))
+
+    def _expire(self: Cache, key: str, ttl: float) -> Flow[bool]:
+        if self.near is not None:
+            self.near.mark((key,), ())
+        try:
+            return (yield from expire(self.world, key, ttl))
+        except StoreUnavailable as error:
+            log.warning("expire did nothing: %s", error)
+            return False
+
+    def _invalidation(
+        self: Cache, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None
+    ) -> Flow[Receipt]:
+        held = None if hold is None else seconds("hold", hold)
+        return invalidate(self.world, self.near, keys, tags, hold=held, timeout=self.invalidation_timeout)
+
+    def _acknowledge(self: Cache, receipt: Receipt) -> Receipt:
+        if receipt.acknowledged:
+            return receipt
+        self.unacknowledged += 1
+        message = (
+            f"not acknowledged after {receipt.attempts} attempts in {self.invalidation_timeout:g} s: "
+            f"keys {list(receipt.keys)}, tags {list(receipt.tags)}; entries may be served until their ttl"
+        )
+        log.error("an invalidation was %s", message)
+        if self.raise_unacknowledged:
+            raise InvalidationNotAcknowledged(message)
+        return receipt
+
+    def _delete_matching(self: Cache, pattern: str, progress: Callable[[int], None] | None) -> Flow[int]:
+        if not isinstance(pattern, str) or not pattern:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f'pattern must be a string such as "posts:feed:*", not {pattern!r}')
+        if self.near is not None:
+            self.near.clear(pattern)
+        raw = self.world.keys.value(pattern)
+        dropped, cursor = 0, None
+        while True:
+            cursor, found = yield Scan(raw, cursor, BATCH)
+            # Companions and tokens begin with a brace: they are not values.
+            keys = tuple(self.world.keys.strip(k) for k in found if not k.startswith("{"))
+            if keys:
+                yield from invalidate(self.world, self.near, keys, (), timeout=self.invalidation_timeout)
+                dropped += len(keys)
+                if progress is not None:
+                    progress(dropped)
+            if cursor is None:
+                break
+        if self.near is not None:
+            self.near.clear(pattern)
+        return dropped
+
+    def _members(self: Cache, tag: str, start: int, count: int) -> Flow[list[str]]:
+        found: list[str] = yield Members(self.world.keys.tag_index(tag_name(tag)), start, count)
+        return found
+
+    def reclaim(self: Cache, tag: str) -> int:
+        """Free the memory of entries that ``tag`` invalidated, in batches; how many were deleted.
+
+        They are never served again either way; without this they stay until their ttl.
+        """
+        return self._run(reclaim(self.world, tag_name(tag)))
+
+    async def areclaim(self: Cache, tag: str) -> int:
+        return await self._arun(reclaim(self.world, tag_name(tag)))
+
+    def _explain(self: Cache, key: str) -> Flow[str]:
+        now = self.world.clock()
+        words: list[str] = []
+        near = self.near
+        if near is None:
+            words.append("L1 is off")
+        elif near.get(key, now) is not None:
+            words.append(f"L1 holds it for {near.entries[key].until - now:.1f} s more")
+        else:
+            words.append("L1 does not hold it")
+        try:
+            (entry,) = yield from find(self.world, (key,))
+        except StoreUnavailable as error:
+            return f"{key}: {words[0]}; L2 did not answer ({error})"
+        return f"{key}: {words[0]}; L2 {entry.words(now)}"
+
+
+def _nothing() -> None:
+    return None

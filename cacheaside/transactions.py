@@ -1,0 +1,80 @@
+"""Blocks around a database transaction: invalidations that wait for it, holds that protect it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from cacheaside.cache import Cache
+    from cacheaside.engine.write import Receipt
+
+
+class Transaction:
+    """Collects the invalidations of a block; sends them when it succeeds, drops them when it raises.
+
+    A transaction inside another one of the same cache hands its invalidations to the outer one.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.outer: Transaction | None = None
+        self.receipt: Receipt | None = None
+        self._keys: dict[str, None] = {}
+        self._tags: dict[str, None] = {}
+        self._token: Token[Transaction | None] | None = None
+
+    def add(self, keys: tuple[str, ...], tags: tuple[str, ...]) -> None:
+        self._keys.update(dict.fromkeys(keys))
+        self._tags.update(dict.fromkeys(tags))
+
+    def __enter__(self) -> Self:
+        self.outer = collecting.get()
+        self._token = collecting.set(self)
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        keys, tags = self._leave(kind)
+        if keys or tags:
+            self.receipt = self.cache.invalidate(keys=keys, tags=tags)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        keys, tags = self._leave(kind)
+        if keys or tags:
+            self.receipt = await self.cache.ainvalidate(keys=keys, tags=tags)
+
+    def _leave(self, kind: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if self._token is not None:
+            collecting.reset(self._token)
+            self._token = None
+        return ((), ()) if kind is not None else (tuple(self._keys), tuple(self._tags))
+
+
+collecting: ContextVar[Transaction | None] = ContextVar("cacheaside_transaction", default=None)
+
+
+class Mutating:
+    """Holds keys and tags while a block runs and invalidates them at its end, error or not."""
+
+    def __init__(self, cache: Cache, keys: tuple[str, ...], tags: tuple[str, ...], hold: float) -> None:
+        self._cache = cache
+        self._what: dict[str, Any] = {"keys": keys, "tags": tags}
+        self._hold = hold
+        self.receipt: Receipt | None = None
+
+    def __enter__(self) -> Self:
+        self._cache.invalidate(**self._what, hold=self._hold)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.receipt = self._cache.invalidate_now(**self._what)
+
+    async def __aenter__(self) -> Self:
+        await self._cache.ainvalidate(**self._what, hold=self._hold)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.receipt = await self._cache.ainvalidate_now(**self._what)

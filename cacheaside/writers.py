@@ -1,0 +1,156 @@
+"""``@invalidates`` and ``@updates``: functions that write."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+import wrapt
+
+from cacheaside.codecs import Serializer
+from cacheaside.decorators import Plan, is_async, result_codec, unwrap_kind
+from cacheaside.engine.write import put
+from cacheaside.errors import ConfigError
+from cacheaside.faces import SameDecorator
+from cacheaside.keys import Kind, Signature, check_namespace, compile_key, compile_tags
+from cacheaside.operations import names
+from cacheaside.policy import Seconds, Ttl
+
+if TYPE_CHECKING:
+    from cacheaside.cache import Cache
+
+Fn = Callable[..., Any]
+
+
+def rebound(fn: Fn, kind: Kind) -> Any:
+    """The function as it was given, for wrapt to bind."""
+    if kind is Kind.STATICMETHOD:
+        return staticmethod(fn)
+    return classmethod(fn) if kind is Kind.CLASSMETHOD else fn
+
+
+def whole_args(kind: Kind, instance: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments with the receiver that wrapt took off."""
+    return (instance, *args) if kind in (Kind.METHOD, Kind.CLASSMETHOD) and instance is not None else args
+
+
+def invalidates_decorator(
+    source: Callable[[], Cache],
+    *,
+    tags: Iterable[str] | Callable[..., Iterable[str]],
+    keys: Iterable[str],
+    ns: str | None,
+    on_error: bool,
+) -> SameDecorator:
+    """The decorator behind ``invalidates`` on the default cache and on a ``Cache``."""
+    templates = names("keys", keys)
+    if not callable(tags) and not isinstance(tags, str):
+        tags = tuple(tags)
+    if not tags and not templates:
+        raise ConfigError("@invalidates needs tags=[...] or keys=[...]: it would drop nothing")
+    if templates and ns is None:
+        raise ConfigError('@invalidates with keys=[...] needs their namespace: ns="posts"')
+    if ns is not None:
+        check_namespace(ns)
+
+    def decorate(target: Any) -> Any:
+        fn, kind = unwrap_kind(target, "invalidates")
+        signature = Signature(fn, kind)
+        compute_keys = [compile_key(fn, kind, ns or "", t).function(signature) for t in templates]
+        compiled = compile_tags(fn, kind, tags)
+        compute_tags = compiled.known.function(signature)
+        late = compiled.late
+
+        def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[str], list[str]]:
+            return [k(*args, **kwargs) for k in compute_keys], list(compute_tags(*args, **kwargs))
+
+        def both(
+            before: tuple[list[str], list[str]], args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[dict[str, None], dict[str, None]]:
+            # The function may change what the templates look at: an author's feeds, old and new.
+            keys_after, tags_after = named(args, kwargs)
+            return dict.fromkeys(before[0] + keys_after), dict.fromkeys(before[1] + tags_after)
+
+        def sync(wrapped: Fn, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            everything = whole_args(kind, instance, args)
+            before = named(everything, kwargs)
+            try:
+                result = wrapped(*args, **kwargs)
+            except Exception:
+                if on_error:
+                    dropped, tagged = both(before, everything, kwargs)
+                    source().invalidate(keys=dropped, tags=tagged)
+                raise
+            dropped, tagged = both(before, everything, kwargs)
+            if late is not None:
+                tagged.update(dict.fromkeys(late(result, *everything, **kwargs)))
+            source().invalidate(keys=dropped, tags=tagged)
+            return result
+
+        async def asynchronous(
+            wrapped: Fn, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
+            everything = whole_args(kind, instance, args)
+            before = named(everything, kwargs)
+            try:
+                result = await wrapped(*args, **kwargs)
+            except Exception:
+                if on_error:
+                    dropped, tagged = both(before, everything, kwargs)
+                    await source().ainvalidate(keys=dropped, tags=tagged)
+                raise
+            dropped, tagged = both(before, everything, kwargs)
+            if late is not None:
+                tagged.update(dict.fromkeys(late(result, *everything, **kwargs)))
+            await source().ainvalidate(keys=dropped, tags=tagged)
+            return result
+
+        return wrapt.FunctionWrapper(rebound(fn, kind), asynchronous if is_async(fn) else sync)
+
+    return cast(SameDecorator, decorate)
+
+
+def updates_decorator(
+    source: Callable[[], Cache],
+    *,
+    ns: str,
+    key: str,
+    ttl: Ttl | None = None,
+    tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+    jitter: float = 0.05,
+    negative_ttl: Seconds | None = None,
+    cache_if: Callable[[Any], bool] | None = None,
+    codec: str | Serializer = "msgpack",
+    version: int = 1,
+) -> SameDecorator:
+    """The decorator behind ``updates`` on the default cache and on a ``Cache``."""
+    check_namespace(ns)
+
+    def decorate(target: Any) -> Any:
+        fn, kind = unwrap_kind(target, "updates")
+        plan = Plan(
+            fn,
+            kind,
+            ns=ns,
+            key=key,
+            tags=tags,
+            ttl=ttl,
+            codec=lambda: result_codec(fn, codec, version, None),
+            options={"jitter": jitter, "negative_ttl": negative_ttl, "cache_if": cache_if},
+            source=source,
+        )
+
+        def run(wrapped: Fn, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            cache, site = plan.bound()
+            call = plan.call(whole_args(kind, instance, args), kwargs)
+            call.load = functools.partial(wrapped, *args, **kwargs)
+
+            def flow() -> Any:
+                return (yield from put(site, call, cache.invalidation_timeout))[0]
+
+            return plan.drive(cache, site, flow())
+
+        return wrapt.FunctionWrapper(rebound(fn, kind), run)
+
+    return cast(SameDecorator, decorate)
