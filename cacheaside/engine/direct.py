@@ -8,7 +8,7 @@ from typing import Any, Final
 from cacheaside.engine.call import Call, Near, Site, World
 from cacheaside.engine.commands import Begun, Commit, Fetch, Fill, Flow, Forget, Hold, Members, Release
 from cacheaside.engine.read import Ready, Seen, commit, encode, prepare, token_ttl
-from cacheaside.engine.write import invalidate
+from cacheaside.engine.write import greet, invalidate
 from cacheaside.entry import (
     HEAD,
     HOLD,
@@ -107,7 +107,8 @@ def put_values(
     if not calls:
         return []
     world, policy = site.world, site.policy
-    incarnation, start = world.incarnation(), world.clock()
+    incarnation = yield from greet(world, world.keys.value(calls[0][0].key))
+    start = world.clock()
     names = tuple(dict.fromkeys(t for call, _ in calls for t in call.tags))
     holds = [Marker(HOLD, world.nonce(), incarnation, start, b"\0" * 8).pack() for _ in calls]
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from cacheaside.engine.call import Call, Near, Site, World
-from cacheaside.engine.commands import Begun, Flow, Hold, Invalidate, Load, Release, Renew, Sleep
+from cacheaside.engine.commands import Begun, Fetch, Flow, Hold, Invalidate, Load, Release, Renew, Sleep
 from cacheaside.engine.read import (
     TOKEN_TTL,
     Seen,
@@ -24,7 +24,7 @@ from cacheaside.engine.read import (
     token_ttl,
     unwrap,
 )
-from cacheaside.entry import HOLD, Marker, hold_token, is_token, new_token, pack_tags
+from cacheaside.entry import HOLD, NO_INCARNATION, Marker, hold_token, is_token, new_token, pack_tags
 from cacheaside.errors import StoreUnavailable
 
 RETRY_FIRST = 0.02
@@ -82,6 +82,16 @@ def invalidate(
     return Receipt(keys, tags, acknowledged, attempts)
 
 
+def greet(world: World, slot: str) -> Flow[bytes]:
+    """The incarnation of the server; asks it something first if nobody has yet."""
+    if world.incarnation() == NO_INCARNATION:
+        try:
+            yield Fetch((slot,))
+        except StoreUnavailable:
+            pass
+    return world.incarnation()
+
+
 def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
     """Run ``call`` and make its result the value of its key: (result, whether it was stored).
 
@@ -91,7 +101,7 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
     """
     world, near, policy = site.world, site.near, site.policy
     key, keys = call.key, world.keys
-    incarnation = world.incarnation()
+    incarnation = yield from greet(world, keys.value(key))
     start = world.clock()
     if near is not None:
         near.mark((key,), ())

@@ -298,12 +298,12 @@ def send(client: Any, calls: list[Call]) -> list[Any]:
     """One round trip. Error replies come back as values when there are several calls."""
     if len(calls) == 1:
         try:
-            return [client.execute_command(*by_hash(calls[0]), get=True)]
+            return [client.execute_command(*by_hash(calls[0]), **options(calls[0]))]
         except ResponseError as error:
             return [error]
     with client.pipeline(transaction=False) as pipe:
         for call in calls:
-            pipe.execute_command(*by_hash(call), get=True)
+            pipe.execute_command(*by_hash(call), **options(call))
         return list(pipe.execute(raise_on_error=False))
 
 
@@ -311,12 +311,12 @@ async def asend(client: Any, calls: list[Call]) -> list[Any]:
     """``send`` for an asyncio client."""
     if len(calls) == 1:
         try:
-            return [await client.execute_command(*by_hash(calls[0]), get=True)]
+            return [await client.execute_command(*by_hash(calls[0]), **options(calls[0]))]
         except ResponseError as error:
             return [error]
     async with client.pipeline(transaction=False) as pipe:
         for call in calls:
-            pipe.execute_command(*by_hash(call), get=True)
+            pipe.execute_command(*by_hash(call), **options(call))
         return list(await pipe.execute(raise_on_error=False))
 
 
@@ -324,6 +324,11 @@ def by_hash(call: Call) -> Call:
     if call[0] == "EVALSHA":
         return ("EVALSHA", call[1].sha, *call[2:])
     return call
+
+
+def options(call: Call) -> dict[str, bool]:
+    """What redis-py must know to read the reply of SET ... GET as a string."""
+    return {"get": True} if call[0] == "SET" and "GET" in call[3:5] else {}
 
 
 def whole(calls: list[Call], which: list[int]) -> list[Call]:
