@@ -113,6 +113,7 @@ class Cache(Operations):
             max_value=max_value,
             index_limit=index_limit,
         )
+        self.l1_entries = l1_entries
         self.near: NearCache | None = None
         self.facts: ServerFacts | None = None
         self.store: Store
@@ -120,8 +121,7 @@ class Cache(Operations):
             self.store = store
         elif self.endpoint is None:
             self.store = EmbeddedStore(max_bytes, clock, index_limit)
-            if l1_entries:
-                self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
+            self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
         else:
             self.store = redis_store(self, self.endpoint, index_limit)
         self.sites: list[Site] = []
@@ -141,8 +141,8 @@ class Cache(Operations):
 
     def site(self, policy: Policy, codec: ValueCodec) -> Site:
         """A call site of this cache; its counters appear in ``stats()``."""
-        near = self.near if policy.l1 else None
-        site = Site(self.world, policy, codec, near)
+        near = self.near if policy.l1 and self.l1_entries else None
+        site = Site(self.world, policy, codec, near, self.near)
         self.sites.append(site)
         self.codecs[codec.schema] = codec
         return site
@@ -250,7 +250,7 @@ class Cache(Operations):
     def collecting(self) -> Transaction | None:
         """The transaction of this context, if it is one of this cache."""
         transaction = collecting.get()
-        while transaction is not None and transaction.cache is not self:
+        while transaction is not None and (transaction.cache is not self or transaction.over):
             transaction = transaction.outer
         return transaction
 

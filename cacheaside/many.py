@@ -175,7 +175,7 @@ class Batch:
             return self.fn(*own_args, **own_kwargs)
         calls = [self.plan.call(*with_ids(one)) for one in wanted]
         found: dict[int, Any] = {}
-        if site.near is not None and cache.mode is None:
+        if site.near is not None and cache.mode is None and not forced:
             now = site.world.clock()
             for place, call in enumerate(calls):
                 entry = site.near.get(call.key, now)
@@ -221,8 +221,7 @@ class Batch:
         async def aload() -> list[Any]:
             return picked(await self.fn(*args, **kwargs))
 
-        key = ",".join(self.plan.compute_key(*a, **k) for a, k in (with_ids(one) for one in ids))
-        return Call(key, (), aload if self.plan.is_async else lambda: picked(self.fn(*args, **kwargs)))
+        return Call("", (), aload if self.plan.is_async else lambda: picked(self.fn(*args, **kwargs)))
 
 
 def answered(wanted: Sequence[Any], found: dict[int, Any]) -> dict[Any, Any]:
@@ -275,9 +274,7 @@ class ManyHandles:
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Load the ids now and store what comes."""
         batch, bound = self._cacheaside()
-        cache, _ = batch.plan.bound()
-        with cache.refreshing():
-            return batch.answer((*bound, *args), kwargs, forced=True)
+        return batch.answer((*bound, *args), kwargs, forced=True)
 
     def uncached(self, *args: Any, **kwargs: Any) -> Any:
         batch, bound = self._cacheaside()

@@ -173,7 +173,7 @@ class Operations:
         transaction = self.collecting()
         if transaction is not None and hold is None:
             transaction.add(keys, tags)
-            return Receipt(keys, tags, attempts=0)
+            return Receipt(keys, tags, acknowledged=False, attempts=0, deferred=True)
         return self.invalidate_now(keys=keys, tags=tags, hold=hold)
 
     async def ainvalidate(
@@ -187,7 +187,7 @@ class Operations:
         transaction = self.collecting()
         if transaction is not None and hold is None:
             transaction.add(keys, tags)
-            return Receipt(keys, tags, attempts=0)
+            return Receipt(keys, tags, acknowledged=False, attempts=0, deferred=True)
         return await self.ainvalidate_now(keys=keys, tags=tags, hold=hold)
 
     def invalidate_now(

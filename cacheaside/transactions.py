@@ -23,6 +23,8 @@ class Transaction:
         self._keys: dict[str, None] = {}
         self._tags: dict[str, None] = {}
         self._token: Token[Transaction | None] | None = None
+        self.over = False
+        """Tasks started in the block may outlive it: what they invalidate then goes out at once."""
 
     def add(self, keys: tuple[str, ...], tags: tuple[str, ...]) -> None:
         self._keys.update(dict.fromkeys(keys))
@@ -47,6 +49,7 @@ class Transaction:
             self.receipt = await self.cache.ainvalidate(keys=keys, tags=tags)
 
     def _leave(self, kind: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        self.over = True
         if self._token is not None:
             collecting.reset(self._token)
             self._token = None

@@ -143,6 +143,11 @@ def updates_decorator(
 
         def run(wrapped: Fn, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             cache, site = plan.bound()
+            transaction = cache.collecting()
+            if transaction is not None:
+                # Not committed yet: what others may read is dropped when it is, and loaded then.
+                transaction.add((plan.compute_key(*whole_args(kind, instance, args), **kwargs),), ())
+                return wrapped(*args, **kwargs)
             call = plan.call(whole_args(kind, instance, args), kwargs)
             call.load = functools.partial(wrapped, *args, **kwargs)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
@@ -55,13 +55,22 @@ class World(Protocol):
 class Site:
     """All that is known about a decorated function once it is bound to a cache."""
 
-    __slots__ = ("codec", "counts", "late_names", "near", "policy", "world")
+    __slots__ = ("codec", "counts", "late_names", "near", "policy", "witness", "world")
 
-    def __init__(self, world: World, policy: Policy, codec: Codec, near: Near | None) -> None:
+    def __init__(
+        self,
+        world: World,
+        policy: Policy,
+        codec: Codec,
+        near: Near | None,
+        witness: Near | None = None,
+    ) -> None:
         self.world = world
         self.policy = policy
         self.codec = codec
         self.near = near
+        self.witness = near if witness is None else witness
+        """What has heard of every invalidation in this process, whether or not results stay in L1."""
         self.counts = Counts()
         self.late_names: dict[str, tuple[str, ...]] = {}
 
@@ -79,6 +88,7 @@ class Call:
         "_extra",
         "forced",
         "key",
+        "keys",
         "late",
         "load",
         "parent",
@@ -99,6 +109,8 @@ class Call:
         forced: bool = False,
     ) -> None:
         self.key = key
+        self.keys: Collection[str] = ()
+        """The keys of a batch that its loader is to bring."""
         self.tags = tags
         self.load = load
         self.late = late
@@ -123,7 +135,7 @@ class Call:
         """Whether a call around this one loads the same key: waiting for it would be a deadlock."""
         call = self.parent
         while call is not None:
-            if call.key == self.key:
+            if call.key == self.key or self.key in call.keys:
                 return True
             call = call.parent
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -178,7 +179,10 @@ class Driver:
         return lambda: handle.cancel()
 
     def _aspawn(self, flow: Flow[Any], store: Store) -> None:
-        self._task(self.arun(flow, store))
+        try:
+            self._task(self.arun(flow, store))
+        except RuntimeError:  # the loop has ended, and everything on it
+            flow.close()
 
     def _task(self, work: Awaitable[Any]) -> None:
         async def behind() -> None:
@@ -258,6 +262,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._kept: dict[object, tuple[float, Renew, Store]] = {}
+        self._next = math.inf
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._closed = False
@@ -279,21 +284,20 @@ class Keeper:
         with self._lock:
             if self._thread is None or self._pid != os.getpid():
                 self._pid, self._kept, self._wake = os.getpid(), {}, threading.Event()
+                self._next = math.inf
                 self._thread = threading.Thread(target=self._work, name="cacheaside-lease", daemon=True)
                 self._thread.start()
             due = time.monotonic() + renew.ttl / 3
             self._kept[ticket] = (due, renew, store)
-        self._wake.set()
+            sooner, self._next = due < self._next, min(due, self._next)
+        if sooner:  # most loads end long before: the thread is not to be woken for each
+            self._wake.set()
 
     def _work(self) -> None:
         wake = self._wake
         while not self._closed:
             with self._lock:
                 kept = list(self._kept.items())
-            if not kept:
-                wake.wait()
-                wake.clear()
-                continue
             now = time.monotonic()
             for ticket, (due, renew, store) in kept:
                 if due > now:
@@ -307,8 +311,9 @@ class Keeper:
                 except Exception as error:
                     log.debug("a lease was not renewed: %s", error)
             with self._lock:
-                soonest = min((due for due, _, _ in self._kept.values()), default=now)
-            wake.wait(max(0.01, soonest - time.monotonic()))
+                self._next = min((due for due, _, _ in self._kept.values()), default=math.inf)
+                pause = self._next - time.monotonic()
+            wake.wait(None if pause == math.inf else max(0.01, pause))
             wake.clear()
 
     def close(self) -> None:

@@ -72,8 +72,8 @@ def read_many(site: Site, calls: Sequence[Call], loader: Loader, *, forced: bool
     ``forced`` loads all of them, whatever is there.
     """
     items = [Item(call) for call in calls]
-    if site.near is not None:
-        since = site.near.now()
+    if site.witness is not None:
+        since = site.witness.now()
         for item in items:
             item.call.since = since
     mine: list[Item] = []
@@ -201,6 +201,7 @@ def load_many(
     place = {id(item): n for n, item in enumerate(items)}
     start = world.clock()
     call = loader([place[id(item)] for item in wanted])
+    call.keys = frozenset(item.call.key for item in wanted)
     led = [i for i in wanted if i.flight is not None]
     renew = None
     if led:
@@ -249,6 +250,7 @@ def load_many(
 def follow_many(site: Site, waiting: list[Item]) -> Flow[None]:
     """Look again, with growing pauses, at what others are loading, until it is there or patience ends."""
     delay = POLL_FIRST
+    waiting = [i for i in waiting if not i.call.nested()]
     while waiting:
         yield from look_many(site, waiting)
         take_ready(site, waiting)

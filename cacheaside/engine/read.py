@@ -184,8 +184,8 @@ def freshness(site: Site, value: Value) -> Verdict:
 
 def read(site: Site, call: Call) -> Flow[Any]:
     """Answer a call that L1 could not answer."""
-    if site.near is not None:
-        call.since = site.near.now()
+    if site.witness is not None:
+        call.since = site.witness.now()
     try:
         seen = yield from look(site, call)
         if call.forced:
@@ -379,6 +379,8 @@ def begin(site: Site, call: Call, seen: Seen) -> Flow[tuple[Flight, bytes, Seen]
             )
         except BaseException:
             world.flights.close(flight)
+            # The answer is lost, perhaps not the command: nobody should wait for this placeholder.
+            yield Spawn(attempt(site, Release(keys.value(call.key), placeholder)))
             raise
         for i, token in zip(missing, begun.tokens, strict=True):
             proposed[i] = token
@@ -471,10 +473,13 @@ def settle(
         world.flights.land(flight, Landed(payload, flags, result if site.codec.shareable else None))
     try:
         ready = yield from prepare(site, call, result, payload, start, cost, expected, seen)
+        done = False
         if ready is not None:
-            yield from commit(site, (ready,))
+            (done,) = yield from commit(site, (ready,))
         elif flight is not None:
             yield Release(world.keys.value(call.key), expected)
+        if call.forced and site.near is not None and not done:
+            site.near.mark((call.key,), ())  # what the caller was just told is newer than L1
     except StoreUnavailable:
         counts.unavailable += 1
     return result
@@ -587,8 +592,8 @@ def prove(site: Site, call: Call, names: tuple[str, ...], ttl: float) -> Flow[by
     Their tokens are read after the load and so prove nothing by themselves: only a process that has
     heard of every invalidation since then can tell.
     """
-    world, near = site.world, site.near
-    if near is None:
+    world, witness = site.world, site.witness
+    if witness is None:
         return None
     incarnation = world.incarnation()
     begun: Begun = yield Begin(
@@ -597,7 +602,7 @@ def prove(site: Site, call: Call, names: tuple[str, ...], ttl: float) -> Flow[by
         0.0,
         token_ttl(ttl, site.policy.kept),
     )
-    if not all(map(is_token, begun.tokens)) or not near.unmarked(names, call.since):
+    if not all(map(is_token, begun.tokens)) or not witness.unmarked(names, call.since):
         return None
     return pack_tags(names, begun.tokens)
 

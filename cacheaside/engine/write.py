@@ -38,6 +38,8 @@ class Receipt(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     acknowledged: bool = True
     attempts: int = 1
+    deferred: bool = False
+    """Whether it waits for the end of a transaction, whose own receipt will tell."""
 
     def __bool__(self) -> bool:
         return self.acknowledged
@@ -60,7 +62,7 @@ def invalidate(
     names = world.keys
     slots = tuple((names.value(k), names.refresh_lock(k), names.staging(k)) for k in keys)
     until = world.clock() + timeout
-    delay, attempts, acknowledged = RETRY_FIRST, 0, False
+    delay, slept, attempts, acknowledged = RETRY_FIRST, 0.0, 0, False
     while not acknowledged:
         attempts += 1
         incarnation, nonce = world.incarnation(), world.nonce()
@@ -73,7 +75,8 @@ def invalidate(
             yield Invalidate(slots, tokens, TOKEN_TTL, held)
             acknowledged = True
         except StoreUnavailable:
-            if world.clock() + delay >= until:
+            slept += delay
+            if slept > timeout or world.clock() + delay >= until:
                 break
             yield Sleep(delay)
             delay = min(delay * 2, RETRY_LAST)
@@ -115,8 +118,8 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
             policy.lease_ttl,
             token_ttl(policy.ttl, policy.kept),
         )
-        if near is not None:
-            call.since = near.now()
+        if site.witness is not None:
+            call.since = site.witness.now()
         if all(map(is_token, begun.tokens)):
             seen = Seen(None, begun.tokens)
             seen.known = pack_tags(call.tags, begun.tokens)
