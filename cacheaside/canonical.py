@@ -1,9 +1,9 @@
 """Values as parts of keys: escaped text for templates, canonical bytes for default keys.
 
-In a **key** no two different values render alike: text is percent-escaped, and types are kept apart (42 is
-``42``, "42" is ``%342``) with *marks*: a ``%`` before anything but an upper-case hex digit, which no escaped
-text holds. In a **tag** 42 and "42" are one on purpose: to invalidate too much is harmless, while two
-spellings of one tag would leave a stale entry behind.
+In a **key** no two different values render alike, but for a UUID, date or time and its own text: text is
+percent-escaped, and types are kept apart (42 is ``42``, "42" is ``%342``) with *marks*: a ``%`` before
+anything but an upper-case hex digit, which no escaped text holds. In a **tag** 42 and "42" are one on
+purpose: to invalidate too much is harmless, while two spellings of one tag would leave a stale entry behind.
 
 The canonical bytes are msgpack that carries the types. What has no canonical form is refused: a ``repr`` may
 hold an address, and a key made of it would never be found again, or be found by the wrong call.
@@ -33,12 +33,10 @@ _MEMO_LIMIT: Final = 4096
 CONTROL: Final = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
 _UNSAFE: Final = re.compile(rf"[\s:{{}}%~{CONTROL}]")
 _UNSAFE_IN_TAG: Final = re.compile(rf"[\s{{}}{CONTROL}]")
-# What the escaped text of an int, float, bool, None, date, time, datetime or UUID looks like.
+# What the escaped text of an int, float, bool or None looks like. A UUID, date or time is one with its
+# text: an id that came as a str must find the entry that the same id as a UUID has stored.
 _SPELLS_ANOTHER_TYPE: Final = re.compile(
     r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?|-?inf|nan|NaT|True|False|None"
-    r"|[0-9]{4}-[0-9]{2}-[0-9]{2}(T.*)?|[0-9]{2}%3A[0-9]{2}.*"
-    r"|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
-    re.DOTALL,
 ).fullmatch
 
 _pack: Final = msgspec.msgpack.Encoder().encode
