@@ -25,6 +25,7 @@ from cacheaside.keys import Keyspace, check_namespace
 from cacheaside.many import cached_many_decorator
 from cacheaside.operations import Operations
 from cacheaside.policy import Policy, Seconds, Ttl, seconds
+from cacheaside.reclaim import Reclaimer
 from cacheaside.stats import Counts
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
@@ -58,6 +59,8 @@ class Cache(Operations):
         max_value: payloads above this many bytes are answered and not stored.
         compress_above: payloads above this many bytes are compressed; None turns it off.
         index_limit: the most entries listed per tag for ``tag_keys`` and reclaiming; 0 turns lists off.
+        reclaim_every: seconds between the rounds of a thread that frees what tags have invalidated in
+            Redis, from their lists; None leaves it to the ttl. The embedded store frees what it needs.
         invalidation_timeout: seconds that an invalidation is repeated for before it counts as
             unacknowledged.
         on_unacknowledged: what an invalidation does then: ``"return"`` a receipt that is false, or
@@ -82,6 +85,7 @@ class Cache(Operations):
         max_value: int = 32 * 2**20,
         compress_above: int | None = 1024,
         index_limit: int = 10_000,
+        reclaim_every: Seconds | None = 60,
         invalidation_timeout: Seconds = 2,
         on_unacknowledged: str = "return",
         clock: Callable[[], float] = time.time,
@@ -124,6 +128,9 @@ class Cache(Operations):
             self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
         else:
             self.store = redis_store(self, self.endpoint, index_limit)
+        every = None if reclaim_every is None else seconds("reclaim_every", reclaim_every)
+        listed = self.endpoint is not None and index_limit
+        self.reclaimer = Reclaimer(self.reclaim, every if listed else None)
         self.sites: list[Site] = []
         self.codecs: dict[bytes, ValueCodec] = {}
         self.bound_here: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -263,6 +270,7 @@ class Cache(Operations):
 
     def close(self) -> None:
         """Wait for background refreshes and close all connections of threads."""
+        self.reclaimer.close()
         self.driver.close()
         close = getattr(self.store, "close", None)
         if close is not None:

@@ -194,11 +194,13 @@ class Operations:
         self: Cache, *, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None = None
     ) -> Receipt:
         """``invalidate`` that no transaction defers."""
+        self.reclaimer.note(tags)
         return self._acknowledge(self._run(self._invalidation(keys, tags, hold)))
 
     async def ainvalidate_now(
         self: Cache, *, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None = None
     ) -> Receipt:
+        self.reclaimer.note(tags)
         return self._acknowledge(await self._arun(self._invalidation(keys, tags, hold)))
 
     def delete_matching(self: Cache, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:

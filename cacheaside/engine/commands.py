@@ -88,6 +88,12 @@ class Release(Struct, frozen=True, gc=False):
     expected: bytes
 
 
+class Sweep(Struct, frozen=True, gc=False):
+    """Delete each key that still opens with what is expected of it. Reply: how many were."""
+
+    keys: tuple[tuple[str, bytes], ...]
+
+
 class Lock(Struct, frozen=True, gc=False):
     """Take a lock for ``ttl``. Reply: None when it is ours, else what stands there."""
 
@@ -196,6 +202,7 @@ Command = (
     | Commit
     | Hold
     | Release
+    | Sweep
     | Lock
     | Renew
     | Scan

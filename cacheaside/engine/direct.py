@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from cacheaside.engine.call import Call, Near, Site, World
-from cacheaside.engine.commands import Begun, Commit, Fetch, Fill, Flow, Forget, Hold, Members, Release
+from cacheaside.engine.commands import Begun, Commit, Fetch, Fill, Flow, Forget, Hold, Members, Sweep
 from cacheaside.engine.read import Ready, Seen, commit, encode, prepare, token_ttl
 from cacheaside.engine.write import greet, invalidate
 from cacheaside.entry import (
@@ -169,14 +169,16 @@ def reclaim(world: World, tag: str) -> Flow[int]:
             return deleted
         entries = yield from find(world, keys)
         gone: list[str] = []
+        swept: list[tuple[str, bytes]] = []
         for entry in entries:
             value = entry.value
             if value is None or entry.stored is None or tag not in entry.stored:
                 gone.append(entry.key)
             elif entry.tokens.get(tag) != entry.stored[tag]:
-                yield Release(world.keys.value(entry.key), value.raw[:HEAD])
+                swept.append((world.keys.value(entry.key), value.raw[:HEAD]))
                 gone.append(entry.key)
-                deleted += 1
+        if swept:
+            deleted += yield Sweep(tuple(swept))
         if gone:
             yield Forget(index, tuple(gone))
         start += len(keys) - len(gone)

@@ -26,6 +26,7 @@ from cacheaside.engine.commands import (
     Release,
     Renew,
     Scan,
+    Sweep,
 )
 
 Row = tuple[bytes, float]
@@ -52,6 +53,7 @@ class EmbeddedStore:
             Commit: self._commit,
             Hold: self._hold,
             Release: self._release,
+            Sweep: self._sweep,
             Lock: self._take_lock,
             Renew: self._renew,
             Invalidate: self._invalidate,
@@ -154,6 +156,9 @@ class EmbeddedStore:
         if ours:
             self._rows.pop(command.key, None)
         return ours
+
+    def _sweep(self, command: Sweep) -> int:
+        return sum(self._release(Release(key, expected)) for key, expected in command.keys)
 
     def _take_lock(self, command: Lock) -> bytes | None:
         there = self._get(command.key)

@@ -33,6 +33,7 @@ from cacheaside.engine.commands import (
     Release,
     Renew,
     Scan,
+    Sweep,
 )
 from cacheaside.entry import HEAD
 from cacheaside.errors import StoreUnavailable
@@ -96,6 +97,7 @@ class RedisStore:
             Commit: self._commit,
             Hold: self._hold,
             Release: self._release,
+            Sweep: self._sweep,
             Lock: self._lock,
             Renew: self._renew,
             Invalidate: self._invalidate,
@@ -244,6 +246,10 @@ class RedisStore:
 
     def _release(self, command: Release) -> tuple[list[Call], Parse]:
         return [script("release")((command.key,), command.expected)], _only_bool
+
+    def _sweep(self, command: Sweep) -> tuple[list[Call], Parse]:
+        calls = [script("release")((key,), expected) for key, expected in command.keys]
+        return calls, lambda replies: sum(bool(check(reply)) for reply in replies)
 
     def _lock(self, command: Lock) -> tuple[list[Call], Parse]:
         return [("SET", command.key, command.nonce, "NX", "GET", "PX", ms(command.ttl))], _only_string
