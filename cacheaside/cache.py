@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 import cachetools
 
+from cacheaside.coherence import Channel
 from cacheaside.codecs import NO_ANNOTATION, Serializer, ValueCodec, codec_for
 from cacheaside.connection import Endpoint, ServerFacts, aconnect, connect, parse_url
 from cacheaside.decorators import cached_decorator
@@ -54,6 +55,8 @@ class Cache(Operations):
         l1_entries: the most entries of L1; 0 turns it off.
         l1_max_bytes: the most bytes of L1.
         l1_max_value: payloads above this many bytes stay in L2 only.
+        l1_window: seconds that this process's L1 may lag behind an invalidation made by another one,
+            connected to Redis or not; its own show at once.
         l1_policy: makes L1's eviction policy, any class of ``cachetools``.
         max_bytes: the most bytes of the embedded store.
         max_value: payloads above this many bytes are answered and not stored.
@@ -80,6 +83,7 @@ class Cache(Operations):
         l1_entries: int = 10_000,
         l1_max_bytes: int = 64 * 2**20,
         l1_max_value: int = 2**20,
+        l1_window: Seconds = 1,
         l1_policy: Callable[..., cachetools.Cache[str, int]] = cachetools.LRUCache,
         max_bytes: int = 256 * 2**20,
         max_value: int = 32 * 2**20,
@@ -119,6 +123,7 @@ class Cache(Operations):
         )
         self.l1_entries = l1_entries
         self.near: NearCache | None = None
+        self.channel: Channel | None = None
         self.facts: ServerFacts | None = None
         self.store: Store
         if store is not None:
@@ -127,7 +132,18 @@ class Cache(Operations):
             self.store = EmbeddedStore(max_bytes, clock, index_limit)
             self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
         else:
-            self.store = redis_store(self, self.endpoint, index_limit)
+            self.store = redis = redis_store(self, self.endpoint, index_limit)
+            self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
+            self.near.horizon = 0.0
+            endpoint = self.endpoint
+            self.channel = redis.channel = Channel(
+                self.world.keys,
+                lambda: connect(endpoint, self.learn),
+                self.near,
+                self.world.tick,
+                seconds("l1_window", l1_window),
+            )
+            self.driver.notices = self.channel.expect_fill
         every = None if reclaim_every is None else seconds("reclaim_every", reclaim_every)
         listed = self.endpoint is not None and index_limit
         self.reclaimer = Reclaimer(self.reclaim, every if listed else None)
@@ -148,6 +164,7 @@ class Cache(Operations):
 
     def site(self, policy: Policy, codec: ValueCodec) -> Site:
         """A call site of this cache; its counters appear in ``stats()``."""
+        self.listen()
         near = self.near if policy.l1 and self.l1_entries else None
         site = Site(self.world, policy, codec, near, self.near)
         self.sites.append(site)
@@ -156,6 +173,11 @@ class Cache(Operations):
 
     def store_of(self, site: Site) -> Store:
         return self.store
+
+    def listen(self) -> None:
+        """Have this process hear invalidations; a forked child must listen for itself."""
+        if self.channel is not None:
+            self.channel.start()
 
     @property
     def mode(self) -> Mode | None:
@@ -271,6 +293,8 @@ class Cache(Operations):
     def close(self) -> None:
         """Wait for background refreshes and close all connections of threads."""
         self.reclaimer.close()
+        if self.channel is not None:
+            self.channel.close()
         self.driver.close()
         close = getattr(self.store, "close", None)
         if close is not None:

@@ -160,13 +160,14 @@ class Plan:
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What L1's compiled path could not answer; a coroutine for an async function."""
         cache, site = self.bound()
+        cache.listen()
         mode = cache.mode
         call = self.call(args, kwargs, forced=mode == "refresh")
         if mode == "bypass":
             site.counts.bypassed += 1
             return self.drive(cache, site, alone(site, call))
         if mode is None and site.near is not None:
-            entry = site.near.get(call.key, site.world.clock())
+            entry = site.near.get(call.key, site.world.tick())
             if entry is not None:
                 site.counts.hits_l1 += 1
                 return self.finished(self.open(site, entry.value))
@@ -201,7 +202,7 @@ class Plan:
         cache, site = self.bound()
         call = self.call(bound + args, kwargs)
         if site.near is not None:
-            entry = site.near.get(call.key, site.world.clock())
+            entry = site.near.get(call.key, site.world.tick())
             if entry is not None:
                 return self.finished(self.open(site, entry.value))
         return self.drive(cache, site, peek(site, call, MISSING))
@@ -265,7 +266,7 @@ class Plan:
                 f"{p}find": near.entries.get,
                 f"{p}recent": near.recent.append,
                 f"{p}near": near,
-                f"{p}clock": site.world.clock,
+                f"{p}clock": site.world.tick,
                 f"{p}counts": site.counts,
             }
             lines = [

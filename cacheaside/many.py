@@ -167,6 +167,7 @@ class Batch:
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, forced: bool = False) -> Any:
         cache, site = self.plan.bound()
+        cache.listen()
         given, with_ids = self.split(*args, **kwargs)
         wanted = self.listed(given)
         if cache.mode == "bypass":
@@ -176,7 +177,7 @@ class Batch:
         calls = [self.plan.call(*with_ids(one)) for one in wanted]
         found: dict[int, Any] = {}
         if site.near is not None and cache.mode is None and not forced:
-            now = site.world.clock()
+            now = site.world.tick()
             for place, call in enumerate(calls):
                 entry = site.near.get(call.key, now)
                 if entry is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from cacheaside.engine.call import Call, Site
-from cacheaside.engine.commands import Flow, Members, Scan
+from cacheaside.engine.commands import Announce, Flow, Members, Scan
 from cacheaside.engine.direct import Found, expire, find, put_values, reclaim
 from cacheaside.engine.read import read
 from cacheaside.engine.write import Receipt, invalidate
@@ -376,6 +376,7 @@ class Operations:
             raise ConfigError(f'pattern must be a string such as "posts:feed:*", not {pattern!r}')
         if self.near is not None:
             self.near.clear(pattern)
+        yield Announce(patterns=(pattern,))
         raw = self.world.keys.value(pattern)
         dropped, cursor = 0, None
         while True:
@@ -389,6 +390,8 @@ class Operations:
                     progress(dropped)
             if cursor is None:
                 break
+        # Again: an L1 may have been given meanwhile what stood in L2 until just now.
+        yield Announce(patterns=(pattern,))
         if self.near is not None:
             self.near.clear(pattern)
         return dropped
@@ -413,8 +416,8 @@ class Operations:
         near = self.near
         if near is None:
             words.append("L1 is off")
-        elif near.get(key, now) is not None:
-            words.append(f"L1 holds it for {near.entries[key].until - now:.1f} s more")
+        elif (held := near.get(key, self.world.tick())) is not None:
+            words.append(f"L1 holds it for {held.until - self.world.tick():.1f} s more")
         else:
             words.append("L1 does not hold it")
         try:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from cacheaside.fork import renew_after_fork
+
 log = logging.getLogger("cacheaside")
 
 WAITING: Final = 10_000
@@ -29,6 +31,10 @@ class Reclaimer:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._pid = 0
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self._lock, self._thread = threading.Lock(), None
 
     def note(self, tags: Iterable[str]) -> None:
         """Have these tags swept in the next round; the thread starts with the first of them."""

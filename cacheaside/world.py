@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cacheaside.codecs import pack, unpack
@@ -24,11 +25,18 @@ SAID: int = 256
 """Bad data is logged once for a namespace and a reason, and for so many of them."""
 
 
+# It must count while the machine sleeps: others go on writing meanwhile.
+never_back: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+
+
 class ProcessWorld:
     """The world of one ``Cache`` in one process.
 
     Args:
         clock: seconds since the epoch.
+        tick: seconds of a clock that never goes back; for ages in L1.
         compress_above: payloads above this many bytes are compressed; None is never.
         max_value: payloads above this many bytes are answered and not stored.
         index_limit: entries listed per tag, 0 for no lists.
@@ -39,6 +47,7 @@ class ProcessWorld:
         keys: Keyspace,
         *,
         clock: Callable[[], float] = time.time,
+        tick: Callable[[], float] | None = None,
         rand: Callable[[], float] = random.random,
         compress_above: int | None = 1024,
         max_value: int = 32 * 2**20,
@@ -49,6 +58,7 @@ class ProcessWorld:
         self.max_value = max_value
         self.index_limit = index_limit
         self.clock = clock
+        self.tick = tick if tick is not None else never_back if clock is time.time else clock
         self.random = rand
         self.troubles: Counter[tuple[str, str]] = Counter()
         self._compress_above = compress_above

@@ -56,12 +56,13 @@ class Begun(Struct, frozen=True, gc=False):
 class Commit(Struct, frozen=True, gc=False):
     """Replace each slot by its value if it still opens with ``expected``. Reply: tuple of bool.
 
-    ``extend`` prolongs tokens; ``index`` lists the entries under their tags, for people and reclaim.
+    ``notify`` names keys that others may be waiting for. ``extend`` prolongs tokens; ``index`` lists the entries under their tags, for people and reclaim.
     """
 
     fills: tuple[Fill, ...]
     extend: tuple[tuple[str, float], ...] = ()
     index: tuple[tuple[str, str, float], ...] = ()
+    notify: tuple[str, ...] = ()
 
 
 class Fill(Struct, frozen=True, gc=False):
@@ -107,6 +108,19 @@ class Renew(Struct, frozen=True, gc=False):
 
     keys: tuple[tuple[str, bytes], ...]
     ttl: float
+
+
+class Announce(Struct, frozen=True, gc=False):
+    """Tell every process's L1 to drop keys, and keys that match patterns. Reply: None."""
+
+    keys: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+
+class Confirm(Struct, frozen=True, gc=False):
+    """Make sure that every announcement made before now has been heard here. Reply: bool."""
+
+    timeout: float
 
 
 class Scan(Struct, frozen=True, gc=False):
@@ -184,10 +198,17 @@ class Wait(Struct, frozen=True):
     timeout: float
 
 
-class Sleep(Struct, frozen=True, gc=False):
-    """Let time pass before looking again."""
+class Expect(Struct, frozen=True, gc=False):
+    """From now on, note when a key is announced as filled. Reply: what to give to ``Sleep``, or None."""
+
+    key: str
+
+
+class Sleep(Struct, frozen=True):
+    """Let time pass before looking again; less of it when what is expected happens."""
 
     seconds: float
+    expected: Any = None
 
 
 class Spawn(Struct, frozen=True):
@@ -205,6 +226,9 @@ Command = (
     | Sweep
     | Lock
     | Renew
+    | Announce
+    | Confirm
+    | Expect
     | Scan
     | Members
     | Forget

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from cacheaside.engine.call import Call, Near, Site, World
-from cacheaside.engine.commands import Begun, Commit, Fetch, Fill, Flow, Forget, Hold, Members, Sweep
+from cacheaside.engine.commands import (
+    Announce,
+    Begun,
+    Commit,
+    Fetch,
+    Fill,
+    Flow,
+    Forget,
+    Hold,
+    Members,
+    Sweep,
+)
 from cacheaside.engine.read import Ready, Seen, commit, encode, prepare, token_ttl
 from cacheaside.engine.write import greet, invalidate
 from cacheaside.entry import (
@@ -156,6 +167,7 @@ def expire(world: World, key: str, ttl: float) -> Flow[bool]:
     tokens = [keys.token(name) for name in entry.stored or ()]
     extend = tuple((t, life) for t in tokens if world.extend(t, now + ttl, now + life))
     done: tuple[bool, ...] = yield Commit((fill,), extend)
+    yield Announce((key,))
     return done[0]
 
 

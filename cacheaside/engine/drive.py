@@ -20,8 +20,9 @@ from contextvars import copy_context
 from typing import Any, Protocol
 
 from cacheaside.engine.call import Call, current
-from cacheaside.engine.commands import Await, Flow, Load, Loaded, Pending, Renew, Sleep, Spawn, Wait
+from cacheaside.engine.commands import Await, Expect, Flow, Load, Loaded, Pending, Renew, Sleep, Spawn, Wait
 from cacheaside.errors import CacheasideError, LoadTimeout
+from cacheaside.fork import renew_after_fork
 
 log = logging.getLogger("cacheaside")
 
@@ -41,6 +42,7 @@ class Driver:
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
+        self.notices: Callable[[str], Future[bool] | None] | None = None
         self._keeper = Keeper()
         self._workers: ThreadPoolExecutor | None = None
         self._pid = os.getpid()
@@ -66,7 +68,9 @@ class Driver:
         if kind is Load:
             return self._load(command, store)
         if kind is Sleep:
-            return self._sleep(command.seconds)
+            return self._pause(command)
+        if kind is Expect:
+            return self.notices(command.key) if self.notices is not None else None
         if kind is Wait:
             return bool(wait_futures((command.flight.done,), command.timeout).done)
         if kind is Await:
@@ -75,6 +79,18 @@ class Driver:
         if kind is Spawn:
             return self._spawn(command.flow, store)
         return store.perform(command)
+
+    def _pause(self, command: Sleep) -> None:
+        if command.expected is None:
+            self._sleep(command.seconds)
+        else:
+            wait_futures((command.expected,), command.seconds)
+
+    async def _apause(self, command: Sleep) -> None:
+        if command.expected is None:
+            await asyncio.sleep(command.seconds)
+        else:
+            await asyncio.wait((asyncio.wrap_future(command.expected),), timeout=command.seconds)
 
     def _load(self, command: Load, store: Store) -> Loaded | Pending:
         call = command.call
@@ -126,7 +142,9 @@ class Driver:
         if kind is Load:
             return await self._aload(command, store)
         if kind is Sleep:
-            return await asyncio.sleep(command.seconds)
+            return await self._apause(command)
+        if kind is Expect:
+            return self.notices(command.key) if self.notices is not None else None
         if kind is Wait:
             ended = asyncio.wrap_future(command.flight.done)
             return bool((await asyncio.wait((ended,), timeout=command.timeout))[0])
@@ -266,6 +284,10 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._closed = False
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self._lock, self._thread = threading.Lock(), None
 
     @contextmanager
     def keep(self, renew: Renew | None, store: Store) -> Iterator[None]:

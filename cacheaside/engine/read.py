@@ -28,6 +28,8 @@ from cacheaside.engine.commands import (
     Begun,
     Command,
     Commit,
+    Confirm,
+    Expect,
     Fetch,
     Fill,
     Flow,
@@ -66,6 +68,11 @@ from cacheaside.errors import CodecError, StoreUnavailable
 
 FAILED: Final = b"failed"
 """What stands in a refresh lock after a failed load."""
+CONFIRM: Final = 1.0
+"""Seconds to wait for the heartbeat that proves late tags."""
+NOTIFY_ABOVE: Final = 0.02
+"""Loads longer than this many seconds are announced to those who may wait for them elsewhere."""
+POLL_NOTIFIED: Final = 0.25
 POLL_FIRST: Final = 0.002
 POLL_LAST: Final = 0.05
 TOKEN_TTL: Final = 3600.0
@@ -209,7 +216,7 @@ def peek(site: Site, call: Call, missing: Any) -> Flow[Any]:
 
 def resolve(site: Site, call: Call, seen: Seen) -> Flow[Any]:
     """Go on from what was seen until there is an answer."""
-    delay = POLL_FIRST
+    delay, expected = POLL_FIRST, None
     while True:
         verdict, slot = seen.verdict, seen.slot
         if verdict is Verdict.FRESH:
@@ -246,8 +253,10 @@ def resolve(site: Site, call: Call, seen: Seen) -> Flow[Any]:
                 return taken[0]
             if call.nested() or not patience(site, call):
                 return (yield from alone(site, call))
-        yield Sleep(min(delay, patience(site, call)))
-        delay = min(delay * 1.5, POLL_LAST)
+        yield Sleep(min(delay, patience(site, call)), expected)
+        expected = yield Expect(call.key)
+        # With a notice to come, looking is only the backing: short at first, for it may have come already.
+        delay = min(delay * 1.5, POLL_LAST) if expected is None else min(delay * 4, POLL_NOTIFIED)
         seen = yield from look(site, call)
 
 
@@ -297,8 +306,9 @@ def keep_near(
     if near is None:
         return
     kept: object = result if site.codec.shareable or result is None else payload
-    until = min(until, site.world.clock() + site.policy.l1_ttl)
-    near.put(call.key, kept, until, call.tags + late, call.since, len(payload))
+    # By a clock that never goes back: an L1 entry must end even if somebody sets the time.
+    left = min(until - site.world.clock(), site.policy.l1_ttl)
+    near.put(call.key, kept, site.world.tick() + left, call.tags + late, call.since, len(payload))
 
 
 def patience(site: Site, call: Call) -> float:
@@ -500,13 +510,21 @@ def encode(site: Site, call: Call, result: Any) -> bytes | None:
 class Ready:
     """A result on its way into the store, and what L1 will keep of it."""
 
-    __slots__ = ("call", "fill", "late", "payload", "result", "until")
+    __slots__ = ("call", "cost", "fill", "late", "payload", "result", "until")
 
     def __init__(
-        self, call: Call, fill: Fill, result: Any, payload: bytes, until: float, late: tuple[str, ...]
+        self,
+        call: Call,
+        fill: Fill,
+        result: Any,
+        payload: bytes,
+        until: float,
+        late: tuple[str, ...],
+        cost: float,
     ) -> None:
         self.call = call
         self.fill = fill
+        self.cost = cost
         self.result = result
         self.payload = payload
         self.until = until
@@ -553,7 +571,7 @@ def prepare(
     )  # fmt: skip
     keys = world.keys
     fill = Fill(keys.value(call.key), keys.staging(call.key), expected, value, hard - now)
-    return Ready(call, fill, result, payload, soft, names)
+    return Ready(call, fill, result, payload, soft, names, cost)
 
 
 def commit(site: Site, batch: Sequence[Ready]) -> Flow[tuple[bool, ...]]:
@@ -571,7 +589,8 @@ def commit(site: Site, batch: Sequence[Ready]) -> Flow[tuple[bool, ...]]:
             if world.index_limit:
                 index.append((world.keys.tag_index(name), ready.call.key, now + ready.fill.ttl))
     fills = tuple(ready.fill for ready in batch)
-    done: tuple[bool, ...] = yield Commit(fills, tuple(extend.items()), tuple(index))
+    notify = tuple(r.call.key for r in batch if r.cost > NOTIFY_ABOVE)
+    done: tuple[bool, ...] = yield Commit(fills, tuple(extend.items()), tuple(index), notify)
     for ready, stored in zip(batch, done, strict=True):
         if stored:
             counts.stored += 1
@@ -602,7 +621,9 @@ def prove(site: Site, call: Call, names: tuple[str, ...], ttl: float) -> Flow[by
         0.0,
         token_ttl(ttl, site.policy.kept),
     )
-    if not all(map(is_token, begun.tokens)) or not witness.unmarked(names, call.since):
+    # The heartbeat is sent after the tokens were read: what had rotated them by then has been heard.
+    heard: bool = yield Confirm(CONFIRM)
+    if not heard or not all(map(is_token, begun.tokens)) or not witness.unmarked(names, call.since):
         return None
     return pack_tags(names, begun.tokens)
 

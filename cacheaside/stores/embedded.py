@@ -14,9 +14,11 @@ from typing import Any
 from cachetools import LRUCache
 
 from cacheaside.engine.commands import (
+    Announce,
     Begin,
     Begun,
     Commit,
+    Confirm,
     Fetch,
     Forget,
     Hold,
@@ -28,6 +30,7 @@ from cacheaside.engine.commands import (
     Scan,
     Sweep,
 )
+from cacheaside.fork import renew_after_fork
 
 Row = tuple[bytes, float]
 
@@ -47,6 +50,7 @@ class EmbeddedStore:
         self._clock = clock
         self._index_limit = index_limit
         self._lock = threading.Lock()
+        renew_after_fork(self)
         self._answers: dict[type, Callable[[Any], Any]] = {
             Fetch: self._fetch,
             Begin: self._begin,
@@ -57,10 +61,15 @@ class EmbeddedStore:
             Lock: self._take_lock,
             Renew: self._renew,
             Invalidate: self._invalidate,
+            Announce: lambda _: None,
+            Confirm: lambda _: True,
             Scan: self._scan,
             Members: self._members,
             Forget: self._forget,
         }
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def perform(self, command: Any) -> Any:
         with self._lock:

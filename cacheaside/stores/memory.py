@@ -16,6 +16,8 @@ from weakref import WeakValueDictionary
 
 from cachetools import Cache, LRUCache
 
+from cacheaside.fork import renew_after_fork
+
 OVERHEAD: Final = 256
 """Bytes that an entry costs besides its payload: measured once, near enough for a bound."""
 MARKS: Final = 8192
@@ -74,7 +76,16 @@ class NearCache:
         self._floor = 0
         self._marks: dict[str, int] = {}
         self._bypassed = 0
+        renew_after_fork(self)
         self._horizon = math.inf
+
+    def after_fork(self) -> None:
+        """A child starts with an empty L1: it will not hear what its parent's thread would have heard."""
+        self._lock = threading.Lock()
+        self._order.clear()
+        self.entries.clear()
+        self._count += 1
+        self._floor = self._count
 
     def now(self) -> int:
         """The invalidation counter; an answer may settle here if nothing it depends on is marked later."""

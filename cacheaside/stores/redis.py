@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
-import msgspec
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from cacheaside.engine.commands import (
     NOT_A_STRING,
+    Announce,
     Begin,
     Begun,
     Commit,
+    Confirm,
     Fetch,
     Fill,
     Forget,
@@ -38,6 +41,7 @@ from cacheaside.engine.commands import (
 from cacheaside.entry import HEAD
 from cacheaside.errors import StoreUnavailable
 from cacheaside.keys import Keyspace
+from cacheaside.stores.announcements import announcement
 from cacheaside.stores.batching import Batcher
 
 STAGE_ABOVE: Final = 4096
@@ -48,6 +52,15 @@ INDEX_MS: Final = 7 * 86_400_000
 
 Call = tuple[Any, ...]
 Parse = Callable[[list[Any]], Any]
+
+
+class HeartbeatChannel(Protocol):
+    """What the store needs of coherence.py to show that it has heard every announcement."""
+
+    def expect(self, beat: str) -> Future[bool]: ...
+    def forget(self, beat: str) -> None: ...
+    def beat(self, client: Any, name: bytes) -> None: ...
+    async def abeat(self, client: Any, name: bytes) -> None: ...
 
 
 class Script:
@@ -90,6 +103,7 @@ class RedisStore:
         self._has_ifeq = has_ifeq
         self._index_limit = index_limit
         self._client: Any = None
+        self.channel: HeartbeatChannel | None = None
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Batcher] = WeakKeyDictionary()
         self._encoders: dict[type, Callable[[Any], tuple[list[Call], Parse]]] = {
             Fetch: self._fetch,
@@ -101,6 +115,7 @@ class RedisStore:
             Lock: self._lock,
             Renew: self._renew,
             Invalidate: self._invalidate,
+            Announce: self._announce,
             Scan: self._scan,
             Members: self._members,
             Forget: self._forget,
@@ -110,6 +125,8 @@ class RedisStore:
 
     def perform(self, command: Any) -> Any:
         """Carry out a command; raises StoreUnavailable when the server does not."""
+        if type(command) is Confirm:
+            return self._confirm(command)
         calls, parse = self._encoders[type(command)](command)
         client = self.client
         try:
@@ -128,6 +145,8 @@ class RedisStore:
         try:
             if type(command) is Fetch:
                 return await batcher.fetch(command.keys)
+            if type(command) is Confirm:
+                return await self._aconfirm(command, batcher.client)
             calls, parse = self._encoders[type(command)](command)
             replies = await asend(batcher.client, calls)
             missing = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
@@ -138,6 +157,33 @@ class RedisStore:
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
         return parse(replies)
+
+    def _confirm(self, command: Confirm) -> bool:
+        if self.channel is None:
+            return False
+        name = secrets.token_hex(8)
+        heard = self.channel.expect(name)
+        try:
+            self.channel.beat(self.client, name.encode())
+            return heard.result(command.timeout)
+        except TimeoutError:
+            return False
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        finally:
+            self.channel.forget(name)
+
+    async def _aconfirm(self, command: Confirm, client: Any) -> bool:
+        if self.channel is None:
+            return False
+        name = secrets.token_hex(8)
+        heard = asyncio.wrap_future(self.channel.expect(name))
+        try:
+            await self.channel.abeat(client, name.encode())
+            await asyncio.wait((heard,), timeout=command.timeout)
+            return heard.done() and heard.result()
+        finally:
+            self.channel.forget(name)
 
     @property
     def client(self) -> Any:
@@ -204,6 +250,8 @@ class RedisStore:
             answers.append(len(calls) - 1)
         calls += [("PEXPIRE", key, ms(ttl), "GT") for key, ttl in command.extend]
         essential = len(calls)
+        if command.notify:
+            calls.append(("PUBLISH", self._keys.channel(0), announcement(filled=command.notify)))
         for index, key, end in command.index:
             calls.append(("ZADD", index, int(end), key))
             calls.append(("PEXPIRE", index, INDEX_MS))
@@ -236,6 +284,9 @@ class RedisStore:
         calls = self._token_calls(command.tokens, command.token_ttl)
         count = len(calls)
         calls += [("SET", slot, marker, "PX", ms(command.ttl)) for slot, marker in command.slots]
+        values = [self._keys.strip(slot) for slot, _ in command.slots if not slot.startswith("{")]
+        if values:
+            calls.append(("PUBLISH", self._keys.channel(0), announcement(values)))
 
         def parse(replies: list[Any]) -> Begun:
             for reply in replies[count:]:
@@ -267,7 +318,7 @@ class RedisStore:
         for bucket, rows in by_bucket.items():
             channel = self._keys.channel(bucket)
             life = -ms(hold[1]) if hold is not None else ms(command.token_ttl)
-            message = announcement((), [name for _, _, name in rows])
+            message = announcement(tags=[name for _, _, name in rows])
             keys = [key for key, _, _ in rows]
             calls.append(script("rotate")((*keys, channel), life, message, *(t for _, t, _ in rows)))
         for slot, lock, staging in command.slots:
@@ -278,8 +329,12 @@ class RedisStore:
                 calls.append(("UNLINK", lock, staging))
         if command.slots:
             names = [self._keys.strip(slot) for slot, _, _ in command.slots]
-            calls.append(("PUBLISH", self._keys.channel(0), announcement(names, ())))
+            calls.append(("PUBLISH", self._keys.channel(0), announcement(names)))
         return calls, _nothing
+
+    def _announce(self, command: Announce) -> tuple[list[Call], Parse]:
+        message = announcement(command.keys, patterns=command.patterns)
+        return [("PUBLISH", self._keys.channel(0), message)], _nothing
 
     def _scan(self, command: Scan) -> tuple[list[Call], Parse]:
         def parse(replies: list[Any]) -> tuple[object, list[str]]:
@@ -368,11 +423,6 @@ def string(reply: Any) -> bytes | None:
 def tokens_in_force(wanted: tuple[tuple[str, bytes], ...], replies: list[Any]) -> tuple[bytes, ...]:
     """SET NX GET answers nil when it has set, else what was there."""
     return tuple(string(r) or token for (_, token), r in zip(wanted, replies, strict=True))
-
-
-def announcement(keys: Sequence[str], tags: Sequence[str]) -> bytes:
-    """What the channel carries: the keys and tags that an L1 must drop."""
-    return msgspec.msgpack.encode((list(keys), list(tags)))
 
 
 def _only(replies: list[Any]) -> Any:

@@ -1,0 +1,233 @@
+"""L1 beside Redis: coherent within its window, off when that cannot be shown, never wrong in between."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from cacheaside import Cache
+from cacheaside.testing import Server
+
+
+def until(condition: Callable[[], bool], timeout: float = 5.0) -> bool:
+    """Wait for something that another thread or process brings about; bounded."""
+    pause = threading.Event()
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if condition():
+            return True
+        pause.wait(0.005)
+    return condition()
+
+
+def coherent(cache: Cache) -> bool:
+    assert cache.near is not None
+    return cache.near.limit > cache.world.tick()
+
+
+class Rows:
+    """A table of versions, and a repository of it on one cache."""
+
+    def __init__(self) -> None:
+        self.versions: dict[int, int] = {}
+        self.loads = 0
+
+    def repository(self, cache: Cache) -> Callable[[int], int]:
+        @cache.cached(ns="rows", key="row:{id}", ttl=60, tags=["row:{id}", "rows"])
+        def row(id: int) -> int:
+            self.loads += 1
+            return self.versions.get(id, 0)
+
+        return row
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_another_process_drops_what_is_invalidated(redis_url: str, protocol: int) -> None:
+    """An invalidation by key, tag, pattern or put reaches every other L1 without being asked for."""
+    url = f"{redis_url}?protocol={protocol}"
+    with Cache(url) as here, Cache(url) as there:
+        rows = Rows()
+        mine, theirs = rows.repository(here), rows.repository(there)
+        mine(1), theirs(1)
+        assert until(lambda: coherent(here) and coherent(there))
+        writes: list[Callable[[], object]] = [
+            lambda: there.invalidate(tags=["rows"]),
+            lambda: there.invalidate(keys=["rows:row:1"]),
+            lambda: there.delete_matching("rows:*"),
+            lambda: theirs.put(rows.versions[1], 1),  # type: ignore[attr-defined]
+            lambda: there.clear(),
+        ]
+        for write in writes:
+            mine(1)
+            before = here.stats()["namespaces"]["rows"]["hits_l1"]
+            mine(1)
+            assert here.stats()["namespaces"]["rows"]["hits_l1"] == before + 1
+            rows.versions[1] = rows.versions.get(1, 0) + 1
+            write()
+            assert until(lambda: mine(1) == rows.versions[1], timeout=1.0)
+
+
+def test_one_s_own_invalidation_shows_at_once(redis_url: str) -> None:
+    """The process that invalidates never waits for the channel."""
+    with Cache(redis_url) as cache:
+        rows = Rows()
+        row = rows.repository(cache)
+        row(1)
+        assert until(lambda: coherent(cache))
+        for version in range(1, 200):
+            assert row(1) == version - 1
+            assert row(1) == version - 1
+            rows.versions[1] = version
+            cache.invalidate(tags=["row:1"])
+            assert row(1) == version
+
+
+def test_a_paused_server_turns_l1_off_within_the_window() -> None:
+    """No heartbeat, no L1: nothing has to be detected. And it comes back by itself."""
+    with Server() as server, Cache(server.url, l1_window=0.4) as cache:
+        rows = Rows()
+        row = rows.repository(cache)
+        row(1)
+        assert until(lambda: coherent(cache))
+        server.pause()
+        began = time.monotonic()
+        assert until(lambda: not coherent(cache), timeout=2.0)
+        assert time.monotonic() - began < 1.0
+        server.resume()
+        assert until(lambda: coherent(cache), timeout=5.0)
+
+
+def test_a_gap_in_the_channel_is_not_survived_by_old_entries(redis_url: str, server: Server) -> None:
+    """Subscriber killed, invalidation in the gap: the entry from before is not served afterwards."""
+    with Cache(redis_url) as here, Cache(redis_url, l1_entries=0) as there:
+        rows = Rows()
+        mine, theirs = rows.repository(here), rows.repository(there)
+        assert mine(1) == theirs(1) == 0
+        assert until(lambda: coherent(here))
+        for version in range(1, 6):
+            assert mine(1) == version - 1
+            with server.client() as admin:
+                admin.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB")
+            rows.versions[1] = version
+            there.invalidate(tags=["rows"])
+            assert until(lambda: mine(1) == version, timeout=2.0)
+            assert until(lambda: coherent(here))
+            assert mine(1) == version
+
+
+def test_late_tags_are_stored_when_it_can_be_shown(redis_url: str) -> None:
+    """Nothing was invalidated since the load began: stored. Something was: returned and not stored."""
+    with Cache(redis_url) as cache, Cache(redis_url) as other:
+        loads: list[int] = []
+        entered, go = threading.Event(), threading.Event()
+        go.set()
+
+        @cache.cached(ns="late", key="post:{id}", ttl=60, tags=["author:{result[author]}"])
+        def post(id: int) -> dict[str, int]:
+            loads.append(id)
+            entered.set()
+            go.wait(5)
+            return {"id": id, "author": 7}
+
+        post(0)
+        assert until(lambda: coherent(cache))
+        loads.clear()
+        post(1), post(1)
+        assert loads == [1]
+        other.invalidate(tags=["author:7"])
+        assert until(lambda: post(1) and loads == [1, 1])
+        entered.clear()
+        go.clear()
+        reader = threading.Thread(target=post, args=(2,))
+        reader.start()
+        assert entered.wait(5)
+        other.invalidate(tags=["author:7"])
+        go.set()
+        reader.join(5)
+        post(2)
+        assert loads == [1, 1, 2, 2]
+
+
+async def test_late_tags_async(redis_url: str) -> None:
+    """The same proof from an event loop."""
+    async with Cache(redis_url) as cache:
+        loads: list[int] = []
+
+        @cache.cached(ns="late", key="post:{id}", ttl=60, tags=["author:{result[author]}"])
+        async def post(id: int) -> dict[str, int]:
+            loads.append(id)
+            return {"id": id, "author": 7}
+
+        await post(0)
+        assert await asyncio.to_thread(until, lambda: coherent(cache))
+        await post(1)
+        assert await post(1) == {"id": 1, "author": 7}
+        await cache.ainvalidate(tags=["author:7"])
+        await post(1)
+        assert loads == [0, 1, 1]
+
+
+def test_a_forked_child_listens_for_itself(redis_url: str) -> None:
+    """The parent's horizon proves nothing in a child; the child's own channel does."""
+    with Cache(redis_url) as cache, Cache(redis_url, l1_entries=0) as other:
+        rows = Rows()
+        row, theirs = rows.repository(cache), rows.repository(other)
+        row(1)
+        assert until(lambda: coherent(cache))
+        row(1)
+        assert cache.channel is not None
+        name, epoch = cache.channel.identity, cache.channel.epoch
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                ok = row(1) == 0 and until(lambda: cache.channel.epoch > epoch and coherent(cache))
+                code = 0 if ok and cache.channel.identity != name else 2
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        rows.versions[1] = 1
+        other.invalidate(tags=["rows"])
+        assert until(lambda: row(1) == 1) and theirs(1) == 1
+
+
+def test_a_follower_is_woken_by_the_fill(redis_url: str) -> None:
+    """A caller in another process has the value soon after it was stored, with few commands."""
+    with Cache(redis_url) as here, Cache(redis_url) as there:
+        entered, go = threading.Event(), threading.Event()
+
+        def decorate(cache: Cache) -> Callable[[int], int]:
+            @cache.cached(ns="slow", key="x:{id}", ttl=60)
+            def slow(id: int) -> int:
+                entered.set()
+                go.wait(5)
+                return id
+
+            return slow
+
+        mine, theirs = decorate(here), decorate(there)
+        assert until(lambda: here.channel is not None and there.channel is not None)
+        go.set()
+        mine(0), theirs(0)
+        assert until(lambda: coherent(here) and coherent(there))
+        entered.clear()
+        go.clear()
+        leader = threading.Thread(target=mine, args=(1,))
+        leader.start()
+        assert entered.wait(5)
+        got: list[float] = []
+        follower = threading.Thread(target=lambda: (theirs(1), got.append(time.monotonic())))
+        follower.start()
+        threading.Event().wait(0.6)
+        released = time.monotonic()
+        go.set()
+        follower.join(5)
+        leader.join(5)
+        assert got[0] - released < 0.2
+        assert there.stats()["namespaces"]["slow"]["loads"] == 0
