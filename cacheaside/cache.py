@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 
 import cachetools
 
-from cacheaside.coherence import Channel
 from cacheaside.codecs import NO_ANNOTATION, Serializer, ValueCodec, codec_for
+from cacheaside.coherence import Channel
 from cacheaside.connection import Endpoint, ServerFacts, aconnect, connect, parse_url
 from cacheaside.decorators import cached_decorator
 from cacheaside.engine.call import Site
