@@ -12,18 +12,20 @@ import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_futures
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from cacheaside.engine.call import Call, current
 from cacheaside.engine.commands import Await, Flow, Load, Loaded, Pending, Renew, Sleep, Spawn, Wait
 from cacheaside.errors import CacheasideError, LoadTimeout
 
 log = logging.getLogger("cacheaside")
+
+T = TypeVar("T")
 
 WORKERS = 16
 """Threads for background refreshes of sync functions; as many tasks of async ones run at a time."""
@@ -48,7 +50,7 @@ class Driver:
 
     # -- sync
 
-    def run(self, flow: Flow[Any], store: Store) -> Any:
+    def run(self, flow: Flow[T], store: Store) -> T:
         try:
             command = next(flow)
             while True:
@@ -59,10 +61,11 @@ class Driver:
                 else:
                     command = flow.send(reply)
         except StopIteration as stop:
-            return stop.value
+            result: T = stop.value
+            return result
 
     def _do(self, command: Any, store: Store) -> Any:
-        kind = type(command)
+        kind = command.__class__
         if kind is Load:
             return self._load(command, store)
         if kind is Sleep:
@@ -108,7 +111,7 @@ class Driver:
 
     # -- async
 
-    async def arun(self, flow: Flow[Any], store: Store) -> Any:
+    async def arun(self, flow: Flow[T], store: Store) -> T:
         try:
             command = next(flow)
             while True:
@@ -119,10 +122,11 @@ class Driver:
                 else:
                     command = flow.send(reply)
         except StopIteration as stop:
-            return stop.value
+            result: T = stop.value
+            return result
 
     async def _ado(self, command: Any, store: Store) -> Any:
-        kind = type(command)
+        kind = command.__class__
         if kind is Load:
             return await self._aload(command, store)
         if kind is Sleep:
@@ -169,6 +173,7 @@ class Driver:
             return None
         loop = asyncio.get_running_loop()
         every = renew.ttl / 3
+        handle: asyncio.TimerHandle
 
         def tick() -> None:
             nonlocal handle
@@ -268,7 +273,7 @@ class Keeper:
         self._closed = False
 
     @contextmanager
-    def keep(self, renew: Renew | None, store: Store) -> Iterator[None]:
+    def keep(self, renew: Renew | None, store: Store) -> Generator[None]:
         if renew is None:
             yield
             return
