@@ -304,10 +304,14 @@ async def test_a_transaction_that_fails_drops_its_invalidations(redis_url):
     async with Cache(redis_url) as cache:
         process = Process(cache, table, asynchronous=True, l1=True)
         await process.read("function")
-        with pytest.raises(ZeroDivisionError):
+
+        async def fail() -> None:
             async with cache.transaction():
                 await process.readers["function"].invalidate(ID)
                 raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
         await process.read("function")
         assert cache.stats()["namespaces"]["posts"]["hits_l2"] == 1
 
