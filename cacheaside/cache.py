@@ -7,8 +7,8 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, Self
 
@@ -31,7 +31,7 @@ from cacheaside.stats import Counts
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
 from cacheaside.stores.redis import RedisStore
-from cacheaside.transactions import Mutating, Transaction, collecting
+from cacheaside.transactions import Mutating, Transaction
 from cacheaside.world import ProcessWorld
 from cacheaside.writers import invalidates_decorator, updates_decorator
 
@@ -244,7 +244,7 @@ class Cache(Operations):
     # -- contexts
 
     @contextmanager
-    def _in_mode(self, mode: Mode) -> Iterator[None]:
+    def _in_mode(self, mode: Mode) -> Generator[None]:
         token = self._mode.set(mode)
         if self.near is not None:
             self.near.bypass(True)
@@ -255,11 +255,11 @@ class Cache(Operations):
                 self.near.bypass(False)
             self._mode.reset(token)
 
-    def bypass(self) -> Any:
+    def bypass(self) -> AbstractContextManager[None]:
         """``with cache.bypass():`` calls go to the functions themselves; nothing is read or stored."""
         return self._in_mode("bypass")
 
-    def refreshing(self) -> Any:
+    def refreshing(self) -> AbstractContextManager[None]:
         """``with cache.refreshing():`` calls load and store anew, whatever is cached."""
         return self._in_mode("refresh")
 
@@ -275,13 +275,6 @@ class Cache(Operations):
         after ``hold`` seconds, in misses.
         """
         return Mutating(self, tuple(keys), tuple(tags), seconds("hold", hold))
-
-    def collecting(self) -> Transaction | None:
-        """The transaction of this context, if it is one of this cache."""
-        transaction = collecting.get()
-        while transaction is not None and (transaction.cache is not self or transaction.over):
-            transaction = transaction.outer
-        return transaction
 
     # -- lifetime
 

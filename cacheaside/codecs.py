@@ -738,6 +738,9 @@ ZLIB: Final = 1
 ZSTD: Final = 2
 
 
+_Data = TypeVar("_Data", bound=bytes | memoryview)
+
+
 class _Zstd(NamedTuple):
     compress: Callable[[bytes], bytes]
     decompress: Callable[[bytes | memoryview, int], bytes]
@@ -755,7 +758,7 @@ def pack(data: bytes, threshold: int) -> tuple[int, bytes]:
     return (flags, packed) if len(packed) < len(data) else (RAW, data)
 
 
-def unpack(flags: int, data: bytes | memoryview, limit: int) -> bytes | memoryview:
+def unpack(flags: int, data: _Data, limit: int) -> _Data | bytes:
     """Return what `pack` was given; never inflates to more than ``limit`` bytes.
 
     Raises:

@@ -234,7 +234,8 @@ class ManyHandles:
     """The handles of a batch function: for one id each, except ``refresh``, ``uncached`` and ``warm``."""
 
     def _cacheaside(self) -> tuple[Batch, tuple[Any, ...]]:
-        parent = getattr(self, "_self_parent", self)
+        parent = getattr(self, "_self_parent", None)  # which wrapt has set to None on the function itself
+        parent = self if parent is None else parent
         batch: Batch = parent._self_batch  # type: ignore[union-attr]
         instance = getattr(self, "_self_instance", None)
         bound = (instance,) if batch.kind in (Kind.METHOD, Kind.CLASSMETHOD) and instance is not None else ()

@@ -7,12 +7,14 @@ only choose who drives it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
+from cacheaside.codecs import ValueCodec
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Announce, Flow, Members, Scan
 from cacheaside.engine.direct import Found, expire, find, put_values, reclaim
+from cacheaside.engine.drive import Driver, Store
 from cacheaside.engine.read import read
 from cacheaside.engine.write import Receipt, invalidate
 from cacheaside.entry import NEGATIVE
@@ -20,11 +22,15 @@ from cacheaside.errors import CodecError, ConfigError, InvalidationNotAcknowledg
 from cacheaside.keys import tag_name
 from cacheaside.missing import MISSING
 from cacheaside.policy import Seconds, make_policy, seconds
-
-if TYPE_CHECKING:
-    from cacheaside.cache import Cache
+from cacheaside.reclaim import Reclaimer
+from cacheaside.stats import Counts
+from cacheaside.stores.memory import NearCache
+from cacheaside.transactions import Transaction, collecting
+from cacheaside.world import ProcessWorld
 
 log = logging.getLogger("cacheaside")
+
+T = TypeVar("T")
 
 BATCH: Final = 500
 
@@ -52,77 +58,91 @@ def tag_names(given: Any) -> tuple[str, ...]:
 
 
 class Operations:
-    """The direct operations; ``Cache`` inherits them."""
+    """The direct operations; ``Cache`` inherits them, and brings what they work with."""
+
+    world: ProcessWorld
+    driver: Driver
+    store: Store
+    near: NearCache | None
+    reclaimer: Reclaimer
+    sites: list[Site]
+    codecs: dict[bytes, ValueCodec]
+    untyped: ValueCodec
+    ttl_default: float
+    invalidation_timeout: float
+    raise_unacknowledged: bool
+    unacknowledged = 0
+    _direct: dict[float, Site]
+    _direct_counts: Counts
 
     # -- reading
 
-    def get(self: Cache, key: str, default: Any = MISSING) -> Any:
+    def get(self, key: str, default: Any = MISSING) -> Any:
         """The value of ``key``, or ``default`` when there is no fresh one. A cached None is None."""
         return self._run(self._get((check_key(key),), default))[key]
 
-    async def aget(self: Cache, key: str, default: Any = MISSING) -> Any:
+    async def aget(self, key: str, default: Any = MISSING) -> Any:
         return (await self._arun(self._get((check_key(key),), default)))[key]
 
-    def get_many(self: Cache, keys: Iterable[str]) -> dict[str, Any]:
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The fresh values among ``keys``; what is missing is left out."""
         return self._run(self._get_many(keys))
 
-    async def aget_many(self: Cache, keys: Iterable[str]) -> dict[str, Any]:
+    async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]:
         return await self._arun(self._get_many(keys))
 
-    def exists(self: Cache, key: str) -> bool:
+    def exists(self, key: str) -> bool:
         """Whether ``key`` has a fresh value."""
         return self.get(key) is not MISSING
 
-    async def aexists(self: Cache, key: str) -> bool:
+    async def aexists(self, key: str) -> bool:
         return await self.aget(key) is not MISSING
 
-    def ttl(self: Cache, key: str) -> float | None:
+    def ttl(self, key: str) -> float | None:
         """Seconds that the value of ``key`` stays fresh; None when there is none."""
         return self._run(self._ttl(check_key(key)))
 
-    async def attl(self: Cache, key: str) -> float | None:
+    async def attl(self, key: str) -> float | None:
         return await self._arun(self._ttl(check_key(key)))
 
     def get_or_load(
-        self: Cache,
+        self,
         key: str,
-        load: Callable[[], Any],
+        load: Callable[[], T],
         *,
         ttl: Seconds | None = None,
         tags: Iterable[str] = (),
-    ) -> Any:
+    ) -> T:
         """The value of ``key``; when there is none, what ``load()`` returns, stored under ``tags``."""
         site, call = self._direct_call(key, load, ttl, tags)
-        return self.driver.run(read(site, call), self.store)
+        value: T = self._run(read(site, call))
+        return value
 
     async def aget_or_load(
-        self: Cache,
+        self,
         key: str,
-        load: Callable[[], Any],
+        load: Callable[[], Awaitable[T]],
         *,
         ttl: Seconds | None = None,
         tags: Iterable[str] = (),
-    ) -> Any:
+    ) -> T:
         """``get_or_load`` with an async ``load``."""
         site, call = self._direct_call(key, load, ttl, tags)
-        return await self.driver.arun(read(site, call), self.store)
+        return await self._arun(read(site, call))
 
     # -- writing
 
-    def set(
-        self: Cache, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()
-    ) -> bool:
+    def set(self, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()) -> bool:
         """Store a value for ``ttl`` seconds (default: the cache's); False if it was not stored."""
         return all(self._run(self._set({key: value}, ttl, tags)))
 
     async def aset(
-        self: Cache, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()
+        self, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()
     ) -> bool:
         return all(await self._arun(self._set({key: value}, ttl, tags)))
 
     def set_many(
-        self: Cache,
+        self,
         values: Mapping[str, Any],
         *,
         ttl: Seconds | None = None,
@@ -132,7 +152,7 @@ class Operations:
         return all(self._run(self._set(values, ttl, tags)))
 
     async def aset_many(
-        self: Cache,
+        self,
         values: Mapping[str, Any],
         *,
         ttl: Seconds | None = None,
@@ -140,22 +160,22 @@ class Operations:
     ) -> bool:
         return all(await self._arun(self._set(values, ttl, tags)))
 
-    def expire(self: Cache, key: str, ttl: Seconds) -> bool:
+    def expire(self, key: str, ttl: Seconds) -> bool:
         """Give the value of ``key`` another ttl from now; False when there is none to give it to."""
         return self._run(self._expire(check_key(key), seconds("ttl", ttl)))
 
-    async def aexpire(self: Cache, key: str, ttl: Seconds) -> bool:
+    async def aexpire(self, key: str, ttl: Seconds) -> bool:
         return await self._arun(self._expire(check_key(key), seconds("ttl", ttl)))
 
-    def delete(self: Cache, *keys: str) -> Receipt:
+    def delete(self, *keys: str) -> Receipt:
         """Drop keys; the same as ``invalidate(keys=keys)``."""
         return self.invalidate(keys=tuple(map(check_key, keys)))
 
-    async def adelete(self: Cache, *keys: str) -> Receipt:
+    async def adelete(self, *keys: str) -> Receipt:
         return await self.ainvalidate(keys=tuple(map(check_key, keys)))
 
     def invalidate(
-        self: Cache,
+        self,
         *,
         keys: Iterable[str] = (),
         tags: Iterable[str] = (),
@@ -177,7 +197,7 @@ class Operations:
         return self.invalidate_now(keys=keys, tags=tags, hold=hold)
 
     async def ainvalidate(
-        self: Cache,
+        self,
         *,
         keys: Iterable[str] = (),
         tags: Iterable[str] = (),
@@ -191,19 +211,19 @@ class Operations:
         return await self.ainvalidate_now(keys=keys, tags=tags, hold=hold)
 
     def invalidate_now(
-        self: Cache, *, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None = None
+        self, *, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None = None
     ) -> Receipt:
         """``invalidate`` that no transaction defers."""
         self.reclaimer.note(tags)
         return self._acknowledge(self._run(self._invalidation(keys, tags, hold)))
 
     async def ainvalidate_now(
-        self: Cache, *, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None = None
+        self, *, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None = None
     ) -> Receipt:
         self.reclaimer.note(tags)
         return self._acknowledge(await self._arun(self._invalidation(keys, tags, hold)))
 
-    def delete_matching(self: Cache, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
+    def delete_matching(self, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
         """Drop all keys that match a glob pattern, such as ``"posts:feed:*"``; how many were dropped.
 
         Walks the key space with SCAN in batches, never KEYS. Tags do the same in one step: prefer them.
@@ -211,35 +231,40 @@ class Operations:
         """
         return self._run(self._delete_matching(pattern, progress))
 
-    async def adelete_matching(
-        self: Cache, pattern: str, *, progress: Callable[[int], None] | None = None
-    ) -> int:
+    async def adelete_matching(self, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
         return await self._arun(self._delete_matching(pattern, progress))
 
-    def clear(self: Cache, ns: str | None = None) -> int:
+    def clear(self, ns: str | None = None) -> int:
         """Drop everything of a namespace, or of the whole prefix; how many keys."""
         return self._run(self._delete_matching("*" if ns is None else f"{ns}:*", None))
 
-    async def aclear(self: Cache, ns: str | None = None) -> int:
+    async def aclear(self, ns: str | None = None) -> int:
         return await self._arun(self._delete_matching("*" if ns is None else f"{ns}:*", None))
+
+    def collecting(self) -> Transaction | None:
+        """The transaction of this context, if it is one of this cache."""
+        transaction = collecting.get()
+        while transaction is not None and (transaction.cache is not self or transaction.over):
+            transaction = transaction.outer
+        return transaction
 
     # -- looking
 
-    def tag_keys(self: Cache, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
+    def tag_keys(self, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
         """Keys that were stored under ``tag``, the first to expire first. For people: it may lag."""
         return self._run(self._members(tag, start, count))
 
-    async def atag_keys(self: Cache, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
+    async def atag_keys(self, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
         return await self._arun(self._members(tag, start, count))
 
-    def explain(self: Cache, key: str) -> str:
+    def explain(self, key: str) -> str:
         """In words: which tier holds ``key``, how old it is, its tags, and why a read would hit or miss."""
         return self._run(self._explain(check_key(key)))
 
-    async def aexplain(self: Cache, key: str) -> str:
+    async def aexplain(self, key: str) -> str:
         return await self._arun(self._explain(check_key(key)))
 
-    def stats(self: Cache) -> dict[str, Any]:
+    def stats(self) -> dict[str, Any]:
         """Counters of this process, by namespace, and the state of L1."""
         spaces: dict[str, dict[str, float]] = {}
         for site in self.sites:
@@ -262,15 +287,13 @@ class Operations:
 
     # -- the flows
 
-    unacknowledged = 0
-
-    def _run(self: Cache, flow: Generator[Any, Any, Any]) -> Any:
+    def _run(self, flow: Flow[T]) -> T:
         return self.driver.run(flow, self.store)
 
-    async def _arun(self: Cache, flow: Generator[Any, Any, Any]) -> Any:
+    async def _arun(self, flow: Flow[T]) -> T:
         return await self.driver.arun(flow, self.store)
 
-    def _direct_site(self: Cache, ttl: Seconds | None) -> Site:
+    def _direct_site(self, ttl: Seconds | None) -> Site:
         """The call site of direct operations with this ttl; entries of it are untyped."""
         wanted = self.ttl_default if ttl is None else seconds("ttl", ttl)
         site = self._direct.get(wanted)
@@ -283,11 +306,11 @@ class Operations:
         return site
 
     def _direct_call(
-        self: Cache, key: str, load: Callable[[], Any], ttl: Seconds | None, tags: Iterable[str]
+        self, key: str, load: Callable[[], Any], ttl: Seconds | None, tags: Iterable[str]
     ) -> tuple[Site, Call]:
         return self._direct_site(ttl), Call(check_key(key), tag_names(tags), load)
 
-    def _get(self: Cache, keys: tuple[str, ...], default: Any) -> Flow[dict[str, Any]]:
+    def _get(self, keys: tuple[str, ...], default: Any) -> Flow[dict[str, Any]]:
         found = dict.fromkeys(keys, default)
         try:
             entries: list[Found] = yield from find(self.world, keys)
@@ -300,7 +323,7 @@ class Operations:
                 found[entry.key] = value
         return found
 
-    def _open(self: Cache, entry: Found) -> Any:
+    def _open(self, entry: Found) -> Any:
         """A found value by the codec that wrote it, which this process may or may not know."""
         value = entry.value
         if value is None or not entry.believed or value.soft <= self.world.clock():
@@ -316,12 +339,12 @@ class Operations:
         except CodecError:
             return MISSING
 
-    def _get_many(self: Cache, keys: Iterable[str]) -> Flow[dict[str, Any]]:
+    def _get_many(self, keys: Iterable[str]) -> Flow[dict[str, Any]]:
         wanted = tuple(map(check_key, names("keys", keys)))
         found = yield from self._get(wanted, MISSING)
         return {key: value for key, value in found.items() if value is not MISSING}
 
-    def _ttl(self: Cache, key: str) -> Flow[float | None]:
+    def _ttl(self, key: str) -> Flow[float | None]:
         try:
             (entry,) = yield from find(self.world, (key,))
         except StoreUnavailable:
@@ -331,9 +354,7 @@ class Operations:
         left = entry.value.soft - self.world.clock()
         return left if left > 0 else None
 
-    def _set(
-        self: Cache, values: Mapping[str, Any], ttl: Seconds | None, tags: Iterable[str]
-    ) -> Flow[list[bool]]:
+    def _set(self, values: Mapping[str, Any], ttl: Seconds | None, tags: Iterable[str]) -> Flow[list[bool]]:
         site, tagged = self._direct_site(ttl), tag_names(tags)
         calls = [(Call(check_key(key), tagged, _nothing), value) for key, value in values.items()]
         for call, value in calls:
@@ -343,7 +364,7 @@ class Operations:
                 self.near.mark((call.key,), ())
         return (yield from put_values(site, calls, self.invalidation_timeout, self.near))
 
-    def _expire(self: Cache, key: str, ttl: float) -> Flow[bool]:
+    def _expire(self, key: str, ttl: float) -> Flow[bool]:
         if self.near is not None:
             self.near.mark((key,), ())
         try:
@@ -353,12 +374,12 @@ class Operations:
             return False
 
     def _invalidation(
-        self: Cache, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None
+        self, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None
     ) -> Flow[Receipt]:
         held = None if hold is None else seconds("hold", hold)
         return invalidate(self.world, self.near, keys, tags, hold=held, timeout=self.invalidation_timeout)
 
-    def _acknowledge(self: Cache, receipt: Receipt) -> Receipt:
+    def _acknowledge(self, receipt: Receipt) -> Receipt:
         if receipt.acknowledged:
             return receipt
         self.unacknowledged += 1
@@ -371,7 +392,7 @@ class Operations:
             raise InvalidationNotAcknowledged(message)
         return receipt
 
-    def _delete_matching(self: Cache, pattern: str, progress: Callable[[int], None] | None) -> Flow[int]:
+    def _delete_matching(self, pattern: str, progress: Callable[[int], None] | None) -> Flow[int]:
         if not isinstance(pattern, str) or not pattern:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f'pattern must be a string such as "posts:feed:*", not {pattern!r}')
         if self.near is not None:
@@ -396,21 +417,21 @@ class Operations:
             self.near.clear(pattern)
         return dropped
 
-    def _members(self: Cache, tag: str, start: int, count: int) -> Flow[list[str]]:
+    def _members(self, tag: str, start: int, count: int) -> Flow[list[str]]:
         found: list[str] = yield Members(self.world.keys.tag_index(tag_name(tag)), start, count)
         return found
 
-    def reclaim(self: Cache, tag: str) -> int:
+    def reclaim(self, tag: str) -> int:
         """Free the memory of entries that ``tag`` invalidated, in batches; how many were deleted.
 
         They are never served again either way; without this they stay until their ttl.
         """
         return self._run(reclaim(self.world, tag_name(tag)))
 
-    async def areclaim(self: Cache, tag: str) -> int:
+    async def areclaim(self, tag: str) -> int:
         return await self._arun(reclaim(self.world, tag_name(tag)))
 
-    def _explain(self: Cache, key: str) -> Flow[str]:
+    def _explain(self, key: str) -> Flow[str]:
         now = self.world.clock()
         words: list[str] = []
         near = self.near

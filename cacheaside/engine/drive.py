@@ -12,12 +12,12 @@ import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_futures
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from cacheaside.engine.call import Call, current
 from cacheaside.engine.commands import Await, Expect, Flow, Load, Loaded, Pending, Renew, Sleep, Spawn, Wait
@@ -25,6 +25,8 @@ from cacheaside.errors import CacheasideError, LoadTimeout
 from cacheaside.fork import renew_after_fork
 
 log = logging.getLogger("cacheaside")
+
+T = TypeVar("T")
 
 WORKERS = 16
 """Threads for background refreshes of sync functions; as many tasks of async ones run at a time."""
@@ -50,7 +52,7 @@ class Driver:
 
     # -- sync
 
-    def run(self, flow: Flow[Any], store: Store) -> Any:
+    def run(self, flow: Flow[T], store: Store) -> T:
         try:
             command = next(flow)
             while True:
@@ -61,10 +63,11 @@ class Driver:
                 else:
                     command = flow.send(reply)
         except StopIteration as stop:
-            return stop.value
+            result: T = stop.value
+            return result
 
     def _do(self, command: Any, store: Store) -> Any:
-        kind = type(command)
+        kind = command.__class__
         if kind is Load:
             return self._load(command, store)
         if kind is Sleep:
@@ -124,7 +127,7 @@ class Driver:
 
     # -- async
 
-    async def arun(self, flow: Flow[Any], store: Store) -> Any:
+    async def arun(self, flow: Flow[T], store: Store) -> T:
         try:
             command = next(flow)
             while True:
@@ -135,10 +138,11 @@ class Driver:
                 else:
                     command = flow.send(reply)
         except StopIteration as stop:
-            return stop.value
+            result: T = stop.value
+            return result
 
     async def _ado(self, command: Any, store: Store) -> Any:
-        kind = type(command)
+        kind = command.__class__
         if kind is Load:
             return await self._aload(command, store)
         if kind is Sleep:
@@ -187,6 +191,7 @@ class Driver:
             return None
         loop = asyncio.get_running_loop()
         every = renew.ttl / 3
+        handle: asyncio.TimerHandle
 
         def tick() -> None:
             nonlocal handle
@@ -290,7 +295,7 @@ class Keeper:
         self._lock, self._thread = threading.Lock(), None
 
     @contextmanager
-    def keep(self, renew: Renew | None, store: Store) -> Iterator[None]:
+    def keep(self, renew: Renew | None, store: Store) -> Generator[None]:
         if renew is None:
             yield
             return

@@ -16,6 +16,7 @@ from cacheaside.engine.flights import Flight, Landed
 from cacheaside.engine.read import (
     POLL_FIRST,
     POLL_LAST,
+    Ready,
     Seen,
     Verdict,
     attempt,
@@ -223,7 +224,7 @@ def load_many(
     cost = world.clock() - start
     counts.load_seconds += cost
     counts.misses += len(wanted)
-    ready = []
+    ready: list[Ready] = []
     for item, result in zip(wanted, loaded.value, strict=True):
         item.answer(result)
         expected = item.placeholder if item.flight is not None else b""

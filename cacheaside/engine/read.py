@@ -112,12 +112,11 @@ def look(site: Site, call: Call) -> Flow[Seen]:
     keys = site.world.keys
     names = call.tags
     foreseen = site.late_names.get(call.key, ())
-    wanted = [keys.value(call.key)]
-    wanted += [keys.token(name) for name in names]
-    wanted += [keys.token(name) for name in foreseen]
-    replies: list[bytes | None] = yield Fetch(tuple(wanted))
+    wanted = (keys.value(call.key), *map(keys.token, names), *map(keys.token, foreseen))
+    replies: list[bytes | None] = yield Fetch(wanted)
     seen = Seen(parse(replies[0]), replies[1 : 1 + len(names)])
-    seen.late = dict(zip(foreseen, replies[1 + len(names) :], strict=True))
+    if foreseen:
+        seen.late = dict(zip(foreseen, replies[1 + len(names) :], strict=True))
     slot = seen.slot
     if type(slot) is Value and slot.late:
         stored = unpack_tags(slot.late)
@@ -134,7 +133,7 @@ def judge(site: Site, call: Call, seen: Seen) -> None:
     """Decide what the slot means, and note the tag block that a load would store."""
     slot, world = seen.slot, site.world
     tokens = seen.tokens
-    proven = all(is_token(t) for t in tokens)
+    proven = all(map(is_token, tokens))
     seen.known = pack_tags(call.tags, tokens) if proven and tokens else b""  # type: ignore[arg-type]
     seen.verdict = Verdict.MISS
     if type(slot) is Value:
