@@ -78,7 +78,8 @@ def checked(fn: Any, decorator: str) -> Fn:
 
 
 def is_async(fn: Fn) -> bool:
-    return inspect.iscoroutinefunction(inspect.unwrap(fn))
+    """Whether calls are to be awaited; a plain decorator in between may hide that they are."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(inspect.unwrap(fn))
 
 
 class Plan:

@@ -7,8 +7,8 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from cacheaside.engine.flights import Flights
-from cacheaside.keys import Keyspace
-from cacheaside.policy import Policy
+from cacheaside.keys import Keyspace, tag_name
+from cacheaside.policy import Policy, Seconds, seconds
 from cacheaside.stats import Counts
 
 
@@ -56,7 +56,7 @@ class World(Protocol):
 class Site:
     """All that is known about a decorated function once it is bound to a cache."""
 
-    __slots__ = ("codec", "counts", "late_names", "near", "policy", "witness", "world")
+    __slots__ = ("codec", "counts", "keeps", "late_names", "near", "policy", "witness", "world")
 
     def __init__(
         self,
@@ -72,6 +72,8 @@ class Site:
         self.near = near
         self.witness = near if witness is None else witness
         """What has heard of every invalidation in this process, whether or not results stay in L1."""
+        self.keeps = policy.l2 or self.witness is not None
+        """False: kept out of L2, and there is nothing here that invalidations elsewhere would reach."""
         self.counts = Counts()
         self.late_names: dict[str, tuple[str, ...]] = {}
 
@@ -87,6 +89,7 @@ class Call:
 
     __slots__ = (
         "_extra",
+        "_ttl",
         "forced",
         "key",
         "keys",
@@ -96,7 +99,6 @@ class Call:
         "since",
         "store",
         "tags",
-        "ttl",
         "wait_until",
     )
 
@@ -119,13 +121,22 @@ class Call:
         self.since = 0
         self.wait_until: float | None = None
         self.parent = current.get()
-        self.ttl: float | None = None
+        self._ttl: float | None = None
         self.store = True
         self._extra: tuple[str, ...] = ()
 
+    @property
+    def ttl(self) -> float | None:
+        """The ttl that the loader has chosen; None leaves it to the policy, 0 stores nothing."""
+        return self._ttl
+
+    @ttl.setter
+    def ttl(self, value: Seconds | None) -> None:
+        self._ttl = None if value is None else seconds("ttl", value, zero=True)
+
     def tag(self, *names: str) -> None:
         """Add tags that only the loader knows; they count as late tags."""
-        self._extra += names
+        self._extra += tuple(map(tag_name, names))
 
     def late_tags(self, result: Any) -> tuple[str, ...]:
         """The tags that the result names and the arguments do not, without repetition."""
