@@ -23,9 +23,17 @@ class Codec(Protocol):
     def decode(self, data: bytes) -> Any: ...
 
 
+class Kept(Protocol):
+    """What an L1 answers."""
+
+    @property
+    def value(self) -> Any: ...
+
+
 class Near(Protocol):
     """What the engine needs of an L1: see stores/memory.py."""
 
+    def get(self, key: str, now: float) -> Kept | None: ...
     def now(self) -> int: ...
     def put(
         self, key: str, value: object, until: float, tags: tuple[str, ...], since: int, size: int
