@@ -434,7 +434,7 @@ def bind_nothing(self: Any, instance: Any, owner: Any = None) -> Any:
 
 
 BINDING: Final = {Kind.CLASSMETHOD: {"__get__": bind_class}, Kind.STATICMETHOD: {"__get__": bind_nothing}}
-"""How a cached function binds, where it is no method: chosen once, for a method call pays for every branch."""
+"""How what is no method binds: chosen once, since a method call pays for every branch."""
 
 
 # Which function owns a key template, so that two cannot write each other's entries unawares.
