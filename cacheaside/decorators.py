@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import wrapt
 
-from cacheaside.codecs import ValueCodec, codec_for, return_annotation
+from cacheaside.codecs import Undefined, ValueCodec, codec_for, return_annotation
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Flow
 from cacheaside.engine.read import alone, peek, read
@@ -120,7 +120,7 @@ class Plan:
         # Everything wrong with an option is said where the decorator stands, not at the first call.
         make_policy(ns=ns, ttl=1 if options.ttl is None else options.ttl, **options.policy)
         # A name in an annotation may not be defined yet: `-> "Post"` in the body of class Post.
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(Undefined):
             self._codec = self._make_codec()
 
     @property
@@ -334,8 +334,12 @@ class Handles:
     warm = Handle("warm")
 
 
+# A cached method of one object or class: a partial, for Python binds nothing faster. A comment, for a
+# docstring would stand in the place of the method's.
 class Bound(Handles, functools.partial[Any]):
-    """A cached method of one object or class: a partial, for Python binds nothing faster."""
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self._function.__doc__
 
     @property
     def _function(self) -> CachedFunction:
