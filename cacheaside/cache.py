@@ -10,21 +10,22 @@ import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import cachetools
 
-from cacheaside.codecs import NO_ANNOTATION, Serializer, ValueCodec, codec_for
+from cacheaside.codecs import NO_ANNOTATION, ValueCodec, codec_for
 from cacheaside.coherence import Channel
 from cacheaside.connection import Endpoint, ServerFacts, aconnect, connect, parse_url
 from cacheaside.decorators import cached_decorator
 from cacheaside.engine.call import Site
 from cacheaside.engine.drive import Driver, Store
 from cacheaside.errors import ConfigError
-from cacheaside.faces import CacheDecorator, SameDecorator
+from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
 from cacheaside.keys import Keyspace, check_namespace
 from cacheaside.many import cached_many_decorator
 from cacheaside.operations import Operations
+from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
 from cacheaside.policy import Policy, Seconds, Ttl, seconds
 from cacheaside.reclaim import Reclaimer
 from cacheaside.stats import Counts
@@ -166,7 +167,8 @@ class Cache(Operations):
         """A call site of this cache; its counters appear in ``stats()``."""
         self.listen()
         near = self.near if policy.l1 and self.l1_entries else None
-        site = Site(self.world, policy, codec, near, self.near)
+        keeps = policy.l2 or self.endpoint is None
+        site = Site(self.world, policy, codec, near, self.near, keeps=keeps)
         self.sites.append(site)
         self.codecs[codec.schema] = codec
         return site
@@ -186,46 +188,18 @@ class Cache(Operations):
 
     # -- decorators
 
-    def cached(
-        self,
-        *,
-        ns: str,
-        key: str | None = None,
-        ttl: Ttl | None = None,
-        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
-        l1: bool | Seconds = True,
-        l2: bool = True,
-        stale_while_revalidate: Seconds = 0,
-        stale_if_error: Seconds = 0,
-        jitter: float = 0.05,
-        early_refresh: float | None = None,
-        negative_ttl: Seconds | None = None,
-        cache_if: Callable[[Any], bool] | None = None,
-        refresh: str = "inline",
-        load_timeout: Seconds | tuple[Seconds | None, Seconds | None] | None = None,
-        lease_ttl: Seconds = 3,
-        wait_timeout: Seconds = 5,
-        codec: str | Serializer = "msgpack",
-        version: int = 1,
-        share: bool | None = None,
-    ) -> CacheDecorator:
+    def cached(self, *, ns: str, key: str | None = None, **options: Unpack[CachedOptions]) -> CacheDecorator:
         """``cacheaside.cached`` on this cache."""
-        return cached_decorator(
-            lambda: self, id(self), ns=ns, key=key, ttl=ttl, tags=tags, l1=l1, l2=l2,
-            stale_while_revalidate=stale_while_revalidate, stale_if_error=stale_if_error, jitter=jitter,
-            early_refresh=early_refresh, negative_ttl=negative_ttl, cache_if=cache_if, refresh=refresh,
-            load_timeout=load_timeout, lease_ttl=lease_ttl, wait_timeout=wait_timeout, codec=codec,
-            version=version, share=share,
-        )  # fmt: skip
+        return cached_decorator(lambda: self, id(self), ns=ns, key=key, options=options)
 
-    def cached_many(self, **options: Any) -> CacheDecorator:
+    def cached_many(self, *, ns: str, key: str, **options: Unpack[ManyOptions]) -> ManyDecorator:
         """``cacheaside.cached_many`` on this cache."""
-        return cached_many_decorator(lambda: self, id(self), **options)
+        return cached_many_decorator(lambda: self, id(self), ns=ns, key=key, options=options)
 
     def invalidates(
         self,
         *,
-        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        tags: TagTemplates = (),
         keys: Iterable[str] = (),
         ns: str | None = None,
         on_error: bool = False,
@@ -233,9 +207,9 @@ class Cache(Operations):
         """``cacheaside.invalidates`` on this cache."""
         return invalidates_decorator(lambda: self, tags=tags, keys=keys, ns=ns, on_error=on_error)
 
-    def updates(self, **options: Any) -> SameDecorator:
+    def updates(self, *, ns: str, key: str, **options: Unpack[UpdatesOptions]) -> SameDecorator:
         """``cacheaside.updates`` on this cache."""
-        return updates_decorator(lambda: self, **options)
+        return updates_decorator(lambda: self, ns=ns, key=key, options=options)
 
     def namespace(self, ns: str, *, ttl: Ttl | None = None) -> Namespace:
         """The decorators with ``ns`` and ``ttl`` filled in."""
@@ -324,17 +298,22 @@ class Namespace:
         self.ns = check_namespace(ns)
         self.ttl = ttl
 
-    def cached(self, **options: Any) -> CacheDecorator:
-        return self.cache.cached(ns=self.ns, **{"ttl": self.ttl, **options})
+    def cached(self, *, key: str | None = None, **options: Unpack[CachedOptions]) -> CacheDecorator:
+        options.setdefault("ttl", self.ttl)
+        return self.cache.cached(ns=self.ns, key=key, **options)
 
-    def cached_many(self, **options: Any) -> CacheDecorator:
-        return self.cache.cached_many(ns=self.ns, **{"ttl": self.ttl, **options})
+    def cached_many(self, *, key: str, **options: Unpack[ManyOptions]) -> ManyDecorator:
+        options.setdefault("ttl", self.ttl)
+        return self.cache.cached_many(ns=self.ns, key=key, **options)
 
-    def updates(self, **options: Any) -> SameDecorator:
-        return self.cache.updates(ns=self.ns, **{"ttl": self.ttl, **options})
+    def updates(self, *, key: str, **options: Unpack[UpdatesOptions]) -> SameDecorator:
+        options.setdefault("ttl", self.ttl)
+        return self.cache.updates(ns=self.ns, key=key, **options)
 
-    def invalidates(self, **options: Any) -> SameDecorator:
-        return self.cache.invalidates(ns=self.ns, **options)
+    def invalidates(
+        self, *, tags: TagTemplates = (), keys: Iterable[str] = (), on_error: bool = False
+    ) -> SameDecorator:
+        return self.cache.invalidates(tags=tags, keys=keys, ns=self.ns, on_error=on_error)
 
     def clear(self) -> int:
         return self.cache.clear(self.ns)

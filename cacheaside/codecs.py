@@ -42,12 +42,17 @@ __all__ = [
     "ZLIB",
     "ZSTD",
     "Serializer",
+    "Undefined",
     "ValueCodec",
     "codec_for",
     "pack",
     "return_annotation",
     "unpack",
 ]
+
+
+class Undefined(ConfigError):
+    """A name in an annotation means nothing; it may later, when its class is complete."""
 
 
 class _NoAnnotation:
@@ -178,7 +183,7 @@ def return_annotation(fn: Callable[..., Any]) -> Any:
         holder: Any = types.SimpleNamespace(__annotations__={"return": source})
         hints = typing.get_type_hints(holder, *_namespaces(fn), include_extras=True)
     except (NameError, AttributeError) as error:
-        raise ConfigError(
+        raise Undefined(
             f"the return annotation {source!r} of {name} cannot be resolved: {error}; the cache decodes to "
             f"that type, so import it at module level, outside `if TYPE_CHECKING`"
         ) from error
@@ -360,7 +365,7 @@ def _judge(annotation: Any, shape: _Shape) -> _Judgement:
     try:
         root = described.type_info(annotation)
     except NameError as error:
-        raise ConfigError(
+        raise Undefined(
             f"cannot cache `{shown}`: {error}; define it at module level, outside `if TYPE_CHECKING`"
         ) from error
     except Exception as error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import wrapt
 
-from cacheaside.codecs import Serializer, ValueCodec, codec_for, return_annotation
+from cacheaside.codecs import Undefined, ValueCodec, codec_for, return_annotation
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Flow
 from cacheaside.engine.read import alone, peek, read
@@ -28,7 +28,8 @@ from cacheaside.errors import CacheasideError, ConfigError
 from cacheaside.faces import CacheDecorator
 from cacheaside.keys import KeyCode, Kind, Signature, Tags, check_namespace, compile_key, compile_tags
 from cacheaside.missing import MISSING
-from cacheaside.policy import Policy, Ttl, make_policy
+from cacheaside.options import CachedOptions, Options
+from cacheaside.policy import Policy, make_policy
 from cacheaside.templates import compile_function
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ WARMING: Final = 32
 """Calls that ``warm`` of an async function makes side by side."""
 
 if TYPE_CHECKING:
-    _Proxy = wrapt.ObjectProxy[Any]
+
+    class _Proxy(wrapt.ObjectProxy[Any]):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...  # made for each function
+
 else:
     _Proxy = wrapt.ObjectProxy
 
@@ -78,7 +82,8 @@ def checked(fn: Any, decorator: str) -> Fn:
 
 
 def is_async(fn: Fn) -> bool:
-    return inspect.iscoroutinefunction(inspect.unwrap(fn))
+    """Whether calls are to be awaited; a plain decorator in between may hide that they are."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(inspect.unwrap(fn))
 
 
 class Plan:
@@ -91,11 +96,9 @@ class Plan:
         *,
         ns: str,
         key: str | None,
-        tags: Iterable[str] | Callable[..., Iterable[str]],
-        ttl: Ttl | None,
-        codec: Callable[[], ValueCodec],
-        options: dict[str, Any],
+        options: Options,
         source: Callable[[], Cache],
+        codec: Callable[[], ValueCodec] | None = None,
         like: Fn | None = None,
     ) -> None:
         self.fn = fn
@@ -103,23 +106,22 @@ class Plan:
         self.is_async = is_async(fn if like is None else like)
         self.signature = Signature(fn, kind)
         self.key_code: KeyCode[str] = compile_key(fn, kind, ns, key)
-        self.tag_code: Tags = compile_tags(fn, kind, tags)
+        self.tag_code: Tags = compile_tags(fn, kind, options.tags)
         self.compute_key = self.key_code.function(self.signature)
         self.compute_tags = self.tag_code.known.function(self.signature)
-        self._make_codec = codec
+        self._make_codec = codec or functools.partial(result_codec, fn, options)
         self._codec: ValueCodec | None = None
         self.ns = ns
         self.source = source
         self.default = source.__name__ == "default_cache"
         self.lock = threading.Lock()
-        self._ttl = ttl
         self._options = options
         self._bound: tuple[Cache, Site] | None = None
         # Everything wrong with an option is said where the decorator stands, not at the first call.
-        make_policy(ns=ns, ttl=1 if ttl is None else ttl, **options)
+        make_policy(ns=ns, ttl=1 if options.ttl is None else options.ttl, **options.policy)
         # A name in an annotation may not be defined yet: `-> "Post"` in the body of class Post.
-        with contextlib.suppress(ConfigError):
-            self._codec = codec()
+        with contextlib.suppress(Undefined):
+            self._codec = self._make_codec()
 
     @property
     def codec(self) -> ValueCodec:
@@ -128,8 +130,8 @@ class Plan:
         return self._codec
 
     def policy(self, cache: Cache) -> Policy:
-        ttl = cache.ttl_default if self._ttl is None else self._ttl
-        return make_policy(ns=self.ns, ttl=ttl, **self._options)
+        ttl = cache.ttl_default if self._options.ttl is None else self._options.ttl
+        return make_policy(ns=self.ns, ttl=ttl, **self._options.policy)
 
     def bound(self) -> tuple[Cache, Site]:
         """The cache and the call site; bound now if this is the first call."""
@@ -250,9 +252,9 @@ class Plan:
         Freshness, coherence and tags are compared in line; no lock, no generator, no formatting. A
         value that callers must not share is decoded here.
         """
-        _, site = self.bound()
+        cache, site = self.bound()
         p, forward = self.signature.private, self.signature.forward
-        near = site.near
+        near = None if site.near is None else cache.near
         names: dict[str, Any] = {f"{p}answer": self.forwarded}
         wait = "await " if self.is_async else ""
         miss = f"return {wait}{p}answer({forward})"
@@ -298,7 +300,7 @@ async def finished(value: Any) -> Any:
 def as_arguments(one: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A call to warm: a tuple of arguments, a dict of named ones, or a lone argument."""
     if isinstance(one, tuple):
-        return cast("tuple[Any, ...]", one), {}
+        return cast("tuple[object, ...]", one), {}
     if isinstance(one, dict):
         return (), cast("dict[str, Any]", one)
     return (one,), {}
@@ -317,8 +319,11 @@ class Handle:
         return functools.partial(getattr(plan, self.name), bound)
 
 
-class Bound(functools.partial[Any]):
-    """A cached method of one object or class: a partial, for Python binds nothing faster."""
+class Handles:
+    """What can be asked of a cached function or method beside calling it; see ``faces.Cached``."""
+
+    # No annotations here: they would become the function's own and hide those that it has.
+    __slots__ = ()
 
     key = Handle("key")
     tags = Handle("tags")
@@ -329,38 +334,42 @@ class Bound(functools.partial[Any]):
     uncached = Handle("uncached")
     warm = Handle("warm")
 
+
+# A cached method of one object or class: a partial, for Python binds nothing faster. A comment, for a
+# docstring would stand in the place of the method's.
+class Bound(Handles, functools.partial[Any]):
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self._function.__doc__
+
+    @property
+    def _function(self) -> CachedFunction:
+        return cast(CachedFunction, self.func)
+
     def _cacheaside(self) -> tuple[Plan, tuple[Any, ...]]:
-        return self.func._self_plan, self.args  # type: ignore[attr-defined]
+        # wrapt keeps an attribute of its own only under such a name.
+        return self._function._self_plan, self.args  # pyright: ignore[reportPrivateUsage]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.func, name)
 
     @property
     def __wrapped__(self) -> Any:
-        return self.func.__wrapped__.__get__(self.args[0])  # type: ignore[attr-defined]
+        return self._function.__wrapped__.__get__(self.args[0])
 
     @property
     def __self__(self) -> Any:
         return self.args[0]
 
     def __reduce__(self) -> Any:
-        return getattr, (self.args[0], self.func.__name__)  # type: ignore[attr-defined]
+        return getattr, (self.args[0], self._function.__name__)
 
     def __repr__(self) -> str:
-        return f"<cached method {self.func.__qualname__} of {self.args[0]!r}>"  # type: ignore[attr-defined]
+        return f"<cached method {self._function.__qualname__} of {self.args[0]!r}>"
 
 
-class CachedFunction(_Proxy):
+class CachedFunction(Handles, _Proxy):
     """A cached function; each has a subclass of its own, whose ``__call__`` is compiled for it."""
-
-    key = Handle("key")
-    tags = Handle("tags")
-    peek = Handle("peek")
-    refresh = Handle("refresh")
-    invalidate = Handle("invalidate")
-    put = Handle("put")
-    uncached = Handle("uncached")
-    warm = Handle("warm")
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan.fn)
@@ -375,15 +384,10 @@ class CachedFunction(_Proxy):
         return self._self_plan.bound()[0]
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        kind = self._self_plan.kind
-        if kind is Kind.CLASSMETHOD:
-            return Bound(self, type(instance) if owner is None else owner)
-        if instance is None or kind is Kind.STATICMETHOD:
-            return self
-        return Bound(self, instance)
+        return self if instance is None else Bound(self, instance)
 
     def __reduce__(self) -> str:
-        return cast(str, self._self_plan.fn.__qualname__)
+        return self._self_plan.fn.__qualname__
 
     def __reduce_ex__(self, protocol: Any) -> str:
         return self.__reduce__()
@@ -400,13 +404,13 @@ class CachedFunction(_Proxy):
 
 def make_cached(plan: Plan) -> CachedFunction:
     """The decorated function: binds and compiles itself at its first call, and again when unbound."""
-    own = type("cached", (CachedFunction,), {})
+    own: Any = type("cached", (CachedFunction,), BINDING.get(plan.kind, {}))
 
     def first(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         compiled = plan.compile()
         cache, _ = plan.bound()
         with plan.lock:
-            own.__call__ = compiled  # type: ignore[attr-defined]
+            own.__call__ = compiled
         cache.bound_here.add(reset)
         return compiled(self, *args, **kwargs)
 
@@ -417,13 +421,25 @@ def make_cached(plan: Plan) -> CachedFunction:
 
         def __call__(self) -> None:
             plan.unbind()
-            own.__call__ = first  # type: ignore[attr-defined]
+            own.__call__ = first
 
     reset = Reset()
-    own.__call__ = first  # type: ignore[attr-defined]
+    own.__call__ = first
+    own._self_reset = reset
     function: CachedFunction = own(plan)
-    function._self_reset = reset
     return function
+
+
+def bind_class(self: Any, instance: Any, owner: Any = None) -> Any:
+    return Bound(self, type(instance) if owner is None else owner)
+
+
+def bind_nothing(self: Any, instance: Any, owner: Any = None) -> Any:
+    return self
+
+
+BINDING: Final = {Kind.CLASSMETHOD: {"__get__": bind_class}, Kind.STATICMETHOD: {"__get__": bind_nothing}}
+"""How what is no method binds: chosen once, since a method call pays for every branch."""
 
 
 # Which function owns a key template, so that two cannot write each other's entries unawares.
@@ -453,29 +469,15 @@ def cached_decorator(
     *,
     ns: str,
     key: str | None,
-    ttl: Ttl | None,
-    tags: Iterable[str] | Callable[..., Iterable[str]],
-    codec: str | Serializer,
-    version: int,
-    share: bool | None,
-    **options: Any,
+    options: CachedOptions,
 ) -> CacheDecorator:
     """The decorator behind ``cached`` on the default cache and on a ``Cache``."""
     check_namespace(ns)
+    chosen = Options("cached", options, CachedOptions)
 
     def decorate(target: Any) -> Any:
         fn, kind = unwrap_kind(target, "cached")
-        plan = Plan(
-            fn,
-            kind,
-            ns=ns,
-            key=key,
-            tags=tags,
-            ttl=ttl,
-            codec=lambda: result_codec(fn, codec, version, share),
-            options=options,
-            source=source,
-        )
+        plan = Plan(fn, kind, ns=ns, key=key, options=chosen, source=source)
         function = make_cached(plan)
         claim(scope, "cached", ns, key, shape_of(key), function, fn)
         return function
@@ -483,11 +485,14 @@ def cached_decorator(
     return cast(CacheDecorator, decorate)
 
 
-def result_codec(fn: Fn, codec: str | Serializer, version: int, share: bool | None) -> ValueCodec:
+def result_codec(
+    fn: Fn, options: Options, of: Callable[[Any], Any] = lambda annotation: annotation
+) -> ValueCodec:
+    """The codec of a function's results, or of the part of them that ``of`` takes from the annotation."""
     try:
-        return codec_for(return_annotation(fn), codec=codec, version=version, share=share)
+        return codec_for(of(return_annotation(fn)), **options.codec)
     except CacheasideError as error:
-        raise type(error)(f"@cached on {fn.__qualname__}: {error}") from error
+        raise type(error)(f"@{options.decorator} on {fn.__qualname__}: {error}") from error
 
 
 def shape_of(key: str | None) -> str:

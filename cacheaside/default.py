@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, Unpack
 
 from cacheaside.cache import Cache
-from cacheaside.codecs import Serializer
 from cacheaside.decorators import cached_decorator
-from cacheaside.faces import CacheDecorator, SameDecorator
+from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
 from cacheaside.many import cached_many_decorator
-from cacheaside.policy import Seconds, Ttl
+from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
 from cacheaside.writers import invalidates_decorator, updates_decorator
 
 _lock: Final = threading.Lock()
@@ -51,28 +50,7 @@ def configure(url: str | Cache | None = None, **settings: Any) -> Cache:
     return cache
 
 
-def cached(
-    *,
-    ns: str,
-    key: str | None = None,
-    ttl: Ttl | None = None,
-    tags: Iterable[str] | Callable[..., Iterable[str]] = (),
-    l1: bool | Seconds = True,
-    l2: bool = True,
-    stale_while_revalidate: Seconds = 0,
-    stale_if_error: Seconds = 0,
-    jitter: float = 0.05,
-    early_refresh: float | None = None,
-    negative_ttl: Seconds | None = None,
-    cache_if: Callable[[Any], bool] | None = None,
-    refresh: str = "inline",
-    load_timeout: Seconds | tuple[Seconds | None, Seconds | None] | None = None,
-    lease_ttl: Seconds = 3,
-    wait_timeout: Seconds = 5,
-    codec: str | Serializer = "msgpack",
-    version: int = 1,
-    share: bool | None = None,
-) -> CacheDecorator:
+def cached(*, ns: str, key: str | None = None, **options: Unpack[CachedOptions]) -> CacheDecorator:
     """Cache what the decorated function returns. All times are seconds, numbers or timedelta.
 
     Args:
@@ -83,7 +61,8 @@ def cached(
         tags: templates over the arguments and ``{result...}``, or a function of them; an
             ``invalidates`` of any tag drops the entry.
         l1: False keeps the results out of this process's memory; a number caps their stay there.
-        l2: False keeps them out of Redis.
+        l2: False keeps them out of Redis. Beside Redis, whose invalidations L1 does not hear of yet, that
+            leaves nothing to keep them in: every call loads.
         stale_while_revalidate: how long past its ttl a value is still served while one caller renews it.
         stale_if_error: how long past its ttl a value is served when the function raises.
         jitter: up to this share of the ttl is taken off at random, so that entries do not end together.
@@ -101,28 +80,22 @@ def cached(
 
     Raises ConfigError, KeyTemplateError or CodecError where the decorator stands.
     """
-    return cached_decorator(
-        default_cache, SCOPE, ns=ns, key=key, ttl=ttl, tags=tags, l1=l1, l2=l2,
-        stale_while_revalidate=stale_while_revalidate, stale_if_error=stale_if_error, jitter=jitter,
-        early_refresh=early_refresh, negative_ttl=negative_ttl, cache_if=cache_if, refresh=refresh,
-        load_timeout=load_timeout, lease_ttl=lease_ttl, wait_timeout=wait_timeout, codec=codec,
-        version=version, share=share,
-    )  # fmt: skip
+    return cached_decorator(default_cache, SCOPE, ns=ns, key=key, options=options)
 
 
-def cached_many(**options: Any) -> CacheDecorator:
+def cached_many(*, ns: str, key: str, **options: Unpack[ManyOptions]) -> ManyDecorator:
     """Cache a function of many ids by single id: partial hits, one load of what is missing.
 
     The first parameter takes the ids; the function returns a dict by id; ids that it leaves out are
     remembered as absent. ``key`` names one id: ``"post:{id}"``. Other options as for ``cached``, without
     ``stale_while_revalidate``, ``early_refresh`` and ``refresh``.
     """
-    return cached_many_decorator(default_cache, SCOPE, **options)
+    return cached_many_decorator(default_cache, SCOPE, ns=ns, key=key, options=options)
 
 
 def invalidates(
     *,
-    tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+    tags: TagTemplates = (),
     keys: Iterable[str] = (),
     ns: str | None = None,
     on_error: bool = False,
@@ -137,11 +110,11 @@ def invalidates(
     return invalidates_decorator(default_cache, tags=tags, keys=keys, ns=ns, on_error=on_error)
 
 
-def updates(**options: Any) -> SameDecorator:
+def updates(*, ns: str, key: str, **options: Unpack[UpdatesOptions]) -> SameDecorator:
     """Run the decorated function and make its result the value of ``key``.
 
     ``ns``, ``key``, ``ttl``, ``tags``, ``jitter``, ``negative_ttl``, ``cache_if``, ``codec`` and
     ``version`` as for ``cached``; tags, annotation and version must be those of the function that reads
     the key, or it will not believe the entry.
     """
-    return updates_decorator(default_cache, **options)
+    return updates_decorator(default_cache, ns=ns, key=key, options=options)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
-from cacheaside.codecs import NO_ANNOTATION, Serializer, ValueCodec, codec_for, return_annotation
-from cacheaside.decorators import Plan, claim, shape_of, unwrap_kind
+from cacheaside.codecs import NO_ANNOTATION
+from cacheaside.decorators import Plan, claim, result_codec, shape_of, unwrap_kind
 from cacheaside.engine.call import Call
 from cacheaside.engine.many import read_many
-from cacheaside.errors import CacheasideError, ConfigError
-from cacheaside.faces import CacheDecorator
+from cacheaside.errors import CodecError, ConfigError
+from cacheaside.faces import ManyDecorator
 from cacheaside.keys import Kind, Signature, check_namespace
-from cacheaside.policy import Seconds, Ttl
+from cacheaside.options import ManyOptions, Options
 from cacheaside.templates import compile_function
 from cacheaside.writers import rebound, whole_args
 
@@ -37,28 +37,11 @@ def cached_many_decorator(
     *,
     ns: str,
     key: str,
-    ttl: Ttl | None = None,
-    tags: Iterable[str] | Callable[..., Iterable[str]] = (),
-    l1: bool | Seconds = True,
-    l2: bool = True,
-    stale_if_error: Seconds = 0,
-    jitter: float = 0.05,
-    negative_ttl: Seconds | None = None,
-    cache_if: Callable[[Any], bool] | None = None,
-    load_timeout: Seconds | tuple[Seconds | None, Seconds | None] | None = None,
-    lease_ttl: Seconds = 3,
-    wait_timeout: Seconds = 5,
-    codec: str | Serializer = "msgpack",
-    version: int = 1,
-    share: bool | None = None,
-) -> CacheDecorator:
+    options: ManyOptions,
+) -> ManyDecorator:
     """The decorator behind ``cached_many`` on the default cache and on a ``Cache``."""
     check_namespace(ns)
-    options = {
-        "l1": l1, "l2": l2, "stale_if_error": stale_if_error, "jitter": jitter,
-        "negative_ttl": negative_ttl, "cache_if": cache_if, "load_timeout": load_timeout,
-        "lease_ttl": lease_ttl, "wait_timeout": wait_timeout,
-    }  # fmt: skip
+    chosen = Options("cached_many", options, ManyOptions)
 
     def decorate(target: Any) -> Any:
         fn, kind = unwrap_kind(target, "cached_many")
@@ -69,21 +52,17 @@ def cached_many_decorator(
             kind,
             ns=ns,
             key=key,
-            tags=tags,
-            ttl=ttl,
-            codec=lambda: item_codec(fn, codec, version, share),
-            options=options,
+            options=chosen,
             source=source,
+            codec=lambda: result_codec(fn, chosen, of=of_one),
             like=fn,
         )
         batch = Batch(fn, kind, plan, ids)
-        function = CachedMany(rebound(fn, kind), batch.run)
-        function._self_batch = batch
-        function._self_plan = plan
+        function = CachedMany(batch)
         claim(scope, "cached_many", ns, key, shape_of(key), function, fn)
         return function
 
-    return cast(CacheDecorator, decorate)
+    return cast(ManyDecorator, decorate)
 
 
 def id_parameters(fn: Fn, kind: Kind, key: str) -> tuple[str, str]:
@@ -118,21 +97,16 @@ def single(fn: Fn, kind: Kind, ids: str, item: str) -> Fn:
     return stub
 
 
-def item_codec(fn: Fn, codec: str | Serializer, version: int, share: bool | None) -> ValueCodec:
-    """The codec of one item: of ``V`` in ``-> dict[K, V]``."""
-    annotation = return_annotation(fn)
-    if annotation is not NO_ANNOTATION and annotation is not Any:
-        origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-        plain = annotation in (dict, Mapping)
-        if not plain and not (isinstance(origin, type) and issubclass(origin, Mapping) and len(inner) == 2):
-            raise ConfigError(
-                f"@cached_many on {fn.__qualname__}: it must return dict[id, value], not {annotation!r}"
-            )
-        annotation = NO_ANNOTATION if plain else inner[1]
-    try:
-        return codec_for(annotation, codec=codec, version=version, share=share)
-    except CacheasideError as error:
-        raise type(error)(f"@cached_many on {fn.__qualname__}: {error}") from error
+def of_one(annotation: Any) -> Any:
+    """The annotation of one item: ``V`` of ``dict[K, V]``."""
+    if annotation in (NO_ANNOTATION, Any):
+        return annotation
+    if annotation in (dict, Mapping):
+        return NO_ANNOTATION
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if not (isinstance(origin, type) and issubclass(origin, Mapping) and len(inner) == 2):
+        raise CodecError(f"it must return dict[id, value], not {annotation!r}")
+    return inner[1]
 
 
 class Batch:
@@ -203,7 +177,7 @@ class Batch:
     def listed(self, given: Any) -> list[Any]:
         if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
             raise ConfigError(f"{self.ids} of {self.fn.__qualname__} must be a list of ids, not {given!r}")
-        return list(dict.fromkeys(cast("Iterable[Any]", given)))
+        return list(dict.fromkeys(cast("Iterable[object]", given)))
 
     def load(
         self, wanted: list[Any], rest: list[int], with_ids: Callable[[Any], Any], places: list[int]
@@ -215,9 +189,10 @@ class Batch:
         def picked(result: Any) -> list[Any]:
             if not isinstance(result, Mapping):
                 raise ConfigError(
-                    f"@cached_many on {self.fn.__qualname__}: it must return a dict by id, not {type(result).__name__}"
+                    f"@cached_many on {self.fn.__qualname__}: it must return a dict by id, "
+                    f"not {type(result).__name__}"
                 )
-            return [cast("Mapping[Any, Any]", result).get(one) for one in ids]
+            return [cast("Mapping[object, Any]", result).get(one) for one in ids]
 
         async def aload() -> list[Any]:
             return picked(await self.fn(*args, **kwargs))
@@ -230,16 +205,24 @@ def answered(wanted: Sequence[Any], found: dict[int, Any]) -> dict[Any, Any]:
     return {one: found[place] for place, one in enumerate(wanted) if found.get(place) is not None}
 
 
-class ManyHandles:
+if TYPE_CHECKING:  # wrapt's classes are generic in its stubs only
+    _Function = wrapt.FunctionWrapper[..., Any]
+    _Bound = wrapt.BoundFunctionWrapper[..., Any]
+
+    class _Face:
+        __wrapped__: Fn
+        _self_batch: Batch
+else:
+    _Function, _Bound, _Face = wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper, object
+
+
+class ManyHandles(_Face):
     """The handles of a batch function: for one id each, except ``refresh``, ``uncached`` and ``warm``."""
 
     def _cacheaside(self) -> tuple[Batch, tuple[Any, ...]]:
-        parent = getattr(self, "_self_parent", None)  # which wrapt has set to None on the function itself
-        parent = self if parent is None else parent
-        batch: Batch = parent._self_batch  # type: ignore[union-attr]
-        instance = getattr(self, "_self_instance", None)
-        bound = (instance,) if batch.kind in (Kind.METHOD, Kind.CLASSMETHOD) and instance is not None else ()
-        return batch, bound
+        batch = self._self_batch  # of the function, where wrapt looks for what a bound one does not have
+        receiver = getattr(self.__wrapped__, "__self__", None)
+        return batch, () if receiver is None else (receiver,)
 
     @property
     def cache(self) -> Any:
@@ -294,17 +277,22 @@ class ManyHandles:
         return counted() if batch.plan.is_async else len(answer)
 
 
-class BoundMany(ManyHandles, wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]
+class BoundMany(ManyHandles, _Bound):
     """A batch method of one object."""
 
 
-class CachedMany(ManyHandles, wrapt.FunctionWrapper):  # type: ignore[type-arg]
+class CachedMany(ManyHandles, _Function):
     """A batch function at run time."""
 
     __bound_function_wrapper__ = BoundMany
 
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(rebound(batch.fn, batch.kind), batch.run)
+        self._self_batch = batch
+        self._self_plan = batch.plan
+
     def __reduce__(self) -> str:
-        return cast(str, self._self_batch.fn.__qualname__)  # type: ignore[attr-defined]
+        return self._self_batch.fn.__qualname__
 
     def __reduce_ex__(self, protocol: Any) -> str:
         return self.__reduce__()

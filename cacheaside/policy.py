@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from msgspec import Struct
 
@@ -19,24 +19,24 @@ MAX_TTL: Final = 10 * 365 * 86400.0
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    """How one function is cached; see the reference for each option and its default."""
+    """How one function is cached; ``make_policy`` makes it, and has the defaults."""
 
     ns: str
     ttl: float | Callable[[Any], Seconds]
-    l1: bool = True
-    l1_ttl: float = math.inf
-    l2: bool = True
-    stale_while_revalidate: float = 0.0
-    stale_if_error: float = 0.0
-    jitter: float = 0.05
-    early_refresh: float | None = None
-    negative_ttl: float | None = None
-    cache_if: Callable[[Any], bool] | None = None
-    refresh: Literal["inline", "background"] = "inline"
-    soft_timeout: float | None = None
-    hard_timeout: float | None = None
-    lease_ttl: float = 3.0
-    wait_timeout: float = 5.0
+    l1: bool
+    l1_ttl: float
+    l2: bool
+    stale_while_revalidate: float
+    stale_if_error: float
+    jitter: float
+    early_refresh: float | None
+    negative_ttl: float | None
+    cache_if: Callable[[Any], bool] | None
+    refresh: Literal["inline", "background"]
+    soft_timeout: float | None
+    hard_timeout: float | None
+    lease_ttl: float
+    wait_timeout: float
 
     @property
     def kept(self) -> float:
@@ -97,7 +97,7 @@ def make_policy(
     wait_timeout: Seconds = 5,
 ) -> Policy:
     """Check every option of a decorator; raises ConfigError naming the one that is wrong."""
-    if not isinstance(l2, bool):
+    if not isinstance(l2, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"l2 must be True or False, not {l2!r}")
     if l1 is False and not l2:
         raise ConfigError("l1=False and l2=False leave nothing to cache in; drop the decorator instead")
@@ -131,7 +131,7 @@ def _timeouts(value: Any) -> tuple[float | None, float | None]:
         return None, None
     if not isinstance(value, tuple):
         return None, seconds("load_timeout", value)
-    pair: tuple[Any, ...] = value
+    pair = cast("tuple[object, ...]", value)
     if len(pair) != 2:
         raise ConfigError(f"load_timeout must be seconds or (soft, hard), not {value!r}")
     soft = None if pair[0] is None else seconds("load_timeout soft", pair[0])

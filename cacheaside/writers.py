@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
-from cacheaside.codecs import Serializer
-from cacheaside.decorators import Plan, is_async, result_codec, unwrap_kind
+from cacheaside.decorators import Plan, is_async, unwrap_kind
 from cacheaside.engine.write import put
 from cacheaside.errors import ConfigError
 from cacheaside.faces import SameDecorator
 from cacheaside.keys import Kind, Signature, check_namespace, compile_key, compile_tags
 from cacheaside.operations import names
-from cacheaside.policy import Seconds, Ttl
+from cacheaside.options import Options, TagTemplates, UpdatesOptions
 
 if TYPE_CHECKING:
     from cacheaside.cache import Cache
@@ -38,7 +37,7 @@ def whole_args(kind: Kind, instance: Any, args: tuple[Any, ...]) -> tuple[Any, .
 def invalidates_decorator(
     source: Callable[[], Cache],
     *,
-    tags: Iterable[str] | Callable[..., Iterable[str]],
+    tags: TagTemplates,
     keys: Iterable[str],
     ns: str | None,
     on_error: bool,
@@ -116,30 +115,15 @@ def updates_decorator(
     *,
     ns: str,
     key: str,
-    ttl: Ttl | None = None,
-    tags: Iterable[str] | Callable[..., Iterable[str]] = (),
-    jitter: float = 0.05,
-    negative_ttl: Seconds | None = None,
-    cache_if: Callable[[Any], bool] | None = None,
-    codec: str | Serializer = "msgpack",
-    version: int = 1,
+    options: UpdatesOptions,
 ) -> SameDecorator:
     """The decorator behind ``updates`` on the default cache and on a ``Cache``."""
     check_namespace(ns)
+    chosen = Options("updates", options, UpdatesOptions)
 
     def decorate(target: Any) -> Any:
         fn, kind = unwrap_kind(target, "updates")
-        plan = Plan(
-            fn,
-            kind,
-            ns=ns,
-            key=key,
-            tags=tags,
-            ttl=ttl,
-            codec=lambda: result_codec(fn, codec, version, None),
-            options={"jitter": jitter, "negative_ttl": negative_ttl, "cache_if": cache_if},
-            source=source,
-        )
+        plan = Plan(fn, kind, ns=ns, key=key, options=chosen, source=source)
 
         def run(wrapped: Fn, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             cache, site = plan.bound()

@@ -7,8 +7,8 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from cacheaside.engine.flights import Flights
-from cacheaside.keys import Keyspace
-from cacheaside.policy import Policy
+from cacheaside.keys import Keyspace, tag_name
+from cacheaside.policy import Policy, Seconds, seconds
 from cacheaside.stats import Counts
 
 
@@ -23,9 +23,17 @@ class Codec(Protocol):
     def decode(self, data: bytes) -> Any: ...
 
 
+class Kept(Protocol):
+    """What an L1 answers."""
+
+    @property
+    def value(self) -> Any: ...
+
+
 class Near(Protocol):
     """What the engine needs of an L1: see stores/memory.py."""
 
+    def get(self, key: str, now: float) -> Kept | None: ...
     def now(self) -> int: ...
     def put(
         self, key: str, value: object, until: float, tags: tuple[str, ...], since: int, size: int
@@ -57,7 +65,7 @@ class World(Protocol):
 class Site:
     """All that is known about a decorated function once it is bound to a cache."""
 
-    __slots__ = ("codec", "counts", "late_names", "near", "policy", "witness", "world")
+    __slots__ = ("codec", "counts", "keeps", "late_names", "near", "policy", "witness", "world")
 
     def __init__(
         self,
@@ -66,6 +74,8 @@ class Site:
         codec: Codec,
         near: Near | None,
         witness: Near | None = None,
+        *,
+        keeps: bool = True,
     ) -> None:
         self.world = world
         self.policy = policy
@@ -73,6 +83,8 @@ class Site:
         self.near = near
         self.witness = near if witness is None else witness
         """What has heard of every invalidation in this process, whether or not results stay in L1."""
+        self.keeps = keeps
+        """False: kept out of L2, and there is no other store here: calls load and store nothing."""
         self.counts = Counts()
         self.late_names: dict[str, tuple[str, ...]] = {}
 
@@ -88,6 +100,7 @@ class Call:
 
     __slots__ = (
         "_extra",
+        "_ttl",
         "forced",
         "key",
         "keys",
@@ -97,7 +110,6 @@ class Call:
         "since",
         "store",
         "tags",
-        "ttl",
         "wait_until",
     )
 
@@ -120,13 +132,22 @@ class Call:
         self.since = 0
         self.wait_until: float | None = None
         self.parent = current.get()
-        self.ttl: float | None = None
+        self._ttl: float | None = None
         self.store = True
         self._extra: tuple[str, ...] = ()
 
+    @property
+    def ttl(self) -> float | None:
+        """The ttl that the loader has chosen; None leaves it to the policy, 0 stores nothing."""
+        return self._ttl
+
+    @ttl.setter
+    def ttl(self, value: Seconds | None) -> None:
+        self._ttl = None if value is None else seconds("ttl", value, zero=True)
+
     def tag(self, *names: str) -> None:
         """Add tags that only the loader knows; they count as late tags."""
-        self._extra += names
+        self._extra += tuple(map(tag_name, names))
 
     def late_tags(self, result: Any) -> tuple[str, ...]:
         """The tags that the result names and the arguments do not, without repetition."""

@@ -56,7 +56,8 @@ class Begun(Struct, frozen=True, gc=False):
 class Commit(Struct, frozen=True, gc=False):
     """Replace each slot by its value if it still opens with ``expected``. Reply: tuple of bool.
 
-    ``notify`` names keys that others may be waiting for. ``extend`` prolongs tokens; ``index`` lists the entries under their tags, for people and reclaim.
+    ``extend`` prolongs tokens; ``index`` lists the entries under their tags, for people and reclaim;
+    ``notify`` names keys that others may be waiting for.
     """
 
     fills: tuple[Fill, ...]

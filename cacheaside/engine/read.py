@@ -190,6 +190,8 @@ def freshness(site: Site, value: Value) -> Verdict:
 
 def read(site: Site, call: Call) -> Flow[Any]:
     """Answer a call that L1 could not answer."""
+    if not site.keeps:
+        return (yield from alone(site, call))
     if site.witness is not None:
         call.since = site.witness.now()
     try:
@@ -204,6 +206,8 @@ def read(site: Site, call: Call) -> Flow[Any]:
 
 def peek(site: Site, call: Call, missing: Any) -> Flow[Any]:
     """The fresh value if there is one, else ``missing``; never loads."""
+    if not site.keeps:
+        return missing
     try:
         seen = yield from look(site, call)
         if seen.verdict in (Verdict.FRESH, Verdict.EARLY):
@@ -265,13 +269,15 @@ def hit(site: Site, call: Call, seen: Seen) -> Any:
     payload = unpack(site, value.flags, value.payload)
     result = open_payload(site, value.flags, payload)
     site.counts.hits_l2 += 1
-    until = value.soft
-    beta = site.policy.early_refresh
-    if beta is not None:
-        # Drawn once per stay in L1 instead of once per hit: a hit has no time for a logarithm.
-        until += value.cost * beta * math.log(1 - site.world.random())
+    until = stay(site, value.soft, value.cost)
     keep_near(site, call, result, payload, until, tuple(seen.late) if value.late else ())
     return result
+
+
+def stay(site: Site, soft: float, cost: float) -> float:
+    """When a value leaves L1: early refresh is drawn once per stay, for a hit has no time for a logarithm."""
+    beta = site.policy.early_refresh
+    return soft if beta is None else soft + cost * beta * math.log(1 - site.world.random())
 
 
 def open_value(site: Site, value: Value) -> Any:
@@ -570,7 +576,7 @@ def prepare(
     )  # fmt: skip
     keys = world.keys
     fill = Fill(keys.value(call.key), keys.staging(call.key), expected, value, hard - now)
-    return Ready(call, fill, result, payload, soft, names, cost)
+    return Ready(call, fill, result, payload, stay(site, soft, cost), names, cost)
 
 
 def commit(site: Site, batch: Sequence[Ready]) -> Flow[tuple[bool, ...]]:

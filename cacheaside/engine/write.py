@@ -17,6 +17,7 @@ from cacheaside.engine.commands import Begun, Fetch, Flow, Hold, Invalidate, Loa
 from cacheaside.engine.read import (
     TOKEN_TTL,
     Seen,
+    alone,
     attempt,
     commit,
     encode,
@@ -102,6 +103,8 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
     the slot meanwhile, nothing is stored and the key is dropped, for two updates that cross cannot
     tell which of them is the later.
     """
+    if not site.keeps:
+        return (yield from alone(site, call)), False
     world, near, policy = site.world, site.near, site.policy
     key, keys = call.key, world.keys
     incarnation = yield from greet(world, keys.value(key))
