@@ -340,7 +340,8 @@ class Handles:
 class Bound(Handles, functools.partial[Any]):
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
-        return self._function.__doc__
+        doc: str | None = self._function.__doc__
+        return doc
 
     @property
     def _function(self) -> CachedFunction:

@@ -357,21 +357,20 @@ class Operations:
     def _set(self, values: Mapping[str, Any], ttl: Seconds | None, tags: Iterable[str]) -> Flow[list[bool]]:
         site, tagged = self._direct_site(ttl), tag_names(tags)
         calls = [(Call(check_key(key), tagged, _nothing), value) for key, value in values.items()]
-        for call, value in calls:
+        for _, value in calls:
             if value is not None:
                 self.untyped.encode(value)  # what cannot be stored is the caller's mistake, said at once
-            if self.near is not None:
-                self.near.mark((call.key,), ())
         return (yield from put_values(site, calls, self.invalidation_timeout, self.near))
 
     def _expire(self, key: str, ttl: float) -> Flow[bool]:
-        if self.near is not None:
-            self.near.mark((key,), ())
         try:
             return (yield from expire(self.world, key, ttl))
         except StoreUnavailable as error:
             log.warning("expire did nothing: %s", error)
             return False
+        finally:
+            if self.near is not None:
+                self.near.mark((key,), ())
 
     def _invalidation(
         self, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None

@@ -129,6 +129,8 @@ def put_values(
             policy.lease_ttl,
             token_ttl(policy.ttl, policy.kept),
         )
+        if near is not None:  # what was read before the holds stood may settle no more
+            near.mark(tuple(call.key for call, _ in calls), ())
         tokens = dict(zip(names, begun.tokens, strict=True))
         batch: list[Ready] = []
         if all(map(is_token, tokens.values())):

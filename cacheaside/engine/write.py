@@ -109,8 +109,6 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
     key, keys = call.key, world.keys
     incarnation = yield from greet(world, keys.value(key))
     start = world.clock()
-    if near is not None:
-        near.mark((key,), ())
     hold = Marker(HOLD, world.nonce(), incarnation, start, b"\0" * 8).pack()
     slot = keys.value(key)
     seen: Seen | None = None
@@ -121,6 +119,8 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
             policy.lease_ttl,
             token_ttl(policy.ttl, policy.kept),
         )
+        if near is not None:  # what was read before the hold stood may settle no more
+            near.mark((key,), ())
         if site.witness is not None:
             call.since = site.witness.now()
         if all(map(is_token, begun.tokens)):

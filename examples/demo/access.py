@@ -88,8 +88,6 @@ class Cacheaside(Uncached):
         return change
 
     def counts(self) -> dict[str, int]:
-        """Hits by tier, loads, and fills that were refused because a write had overtaken them."""
+        """Hits by tier and loads."""
         spaces = self.cache.stats()["namespaces"].values()
-        return {
-            name: sum(space[name] for space in spaces) for name in ("hits_l1", "hits_l2", "loads", "refused")
-        }
+        return {name: sum(space[name] for space in spaces) for name in ("hits_l1", "hits_l2", "loads")}

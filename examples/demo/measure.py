@@ -45,7 +45,6 @@ class Tally:
     hits_l1: int = 0
     hits_l2: int = 0
     loads: int = 0
-    refused: int = 0
     times: Histogram = field(default_factory=Histogram)
 
     @property
@@ -71,7 +70,7 @@ def total(tallies: list[Tally]) -> Tally:
     """The sum of what workers counted side by side."""
     result = Tally(elapsed=max((tally.elapsed for tally in tallies), default=0.0))
     for tally in tallies:
-        for name in ("reads", "writes", "queries", "stale", "hits_l1", "hits_l2", "loads", "refused"):
+        for name in ("reads", "writes", "queries", "stale", "hits_l1", "hits_l2", "loads"):
             setattr(result, name, getattr(result, name) + getattr(tally, name))
         result.times.merge(tally.times)
     return result

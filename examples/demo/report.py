@@ -128,7 +128,6 @@ ROWS: Final[list[tuple[str, Any]]] = [
     ("hits in memory (L1)", of_reads(lambda tally: tally.hits_l1)),
     ("hits in Redis (L2)", of_reads(lambda tally: tally.hits_l2)),
     ("loaded from the database", of_reads(lambda tally: tally.loads)),
-    ("loads a write overtook", lambda tally, _: "-" if tally.hit_share is None else f"{tally.refused:,}"),
     ("database queries", lambda tally, _: f"{tally.queries:,}"),
     ("database queries saved", saved),
 ]

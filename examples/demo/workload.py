@@ -58,7 +58,7 @@ class Plan:
     posts: int
     delay: float
     write_share: float
-    skew: float = 0.99
+    skew: float = 1.2
     seed: int = 1
 
 
@@ -172,7 +172,7 @@ class Worker:
 
     def choose_read(self) -> tuple[Any, ...]:
         kind = self.rng.random()
-        if kind < 0.5:
+        if kind < 0.3:
             page = min(int(self.rng.expovariate(1.5)), PAGES - 1)
             return "feed", self.popular_users.draw(), page
         if kind < 0.8:
@@ -184,7 +184,7 @@ class Worker:
     def choose_write(self) -> tuple[Any, ...]:
         kind = self.rng.random()
         if kind < 0.25:
-            return "create_post", self.rng.choice(self.plan.users), text(self.rng, 140)
+            return "create_post", self.popular_users.draw(), text(self.rng, 140)
         if kind < 0.5:
             return "edit_post", self.popular_posts.draw(), text(self.rng, 140)
         if kind < 0.9:

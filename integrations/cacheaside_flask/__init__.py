@@ -1,0 +1,107 @@
+"""The cache in a Flask app: configured by it, at hand in its context, and cleared from its command line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final, cast
+
+from cacheaside import Cache, CacheasideError, ConfigError, configure
+from cacheaside.stores.embedded import EmbeddedStore
+
+try:
+    import click
+    from flask import Flask, current_app
+    from flask.cli import AppGroup
+    from werkzeug.local import LocalProxy
+except ModuleNotFoundError as error:
+    raise ImportError("cacheaside_flask needs Flask: pip install 'cacheaside[flask]'") from error
+
+__all__ = ["CacheAside", "current_cache"]
+
+NAME: Final = "cacheaside"
+PREFIX: Final = "CACHEASIDE_"
+SETTINGS: Final = frozenset(inspect.signature(Cache).parameters)
+
+
+class CacheAside:
+    """The extension: gives each app a ``Cache`` of its own, made from the app's configuration.
+
+    ``CACHEASIDE_URL``, ``CACHEASIDE_PREFIX``, ``CACHEASIDE_TTL`` and so on are the settings of ``Cache``.
+    The cache is ``app.extensions["cacheaside"]``, and ``current_cache`` inside the app's context.
+
+    Args:
+        app: as a call of ``init_app``.
+        default: make it the cache of ``cacheaside.cached`` and the other module-level decorators too;
+            with several apps, of the last one.
+    """
+
+    def __init__(self, app: Flask | None = None, *, default: bool = False) -> None:
+        self.default = default
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> Cache:
+        """Make the app's cache, which connects when it is first used, and add its commands.
+
+        Raises ConfigError for a wrong setting, and for an app that has a cache already.
+        """
+        if NAME in app.extensions:
+            raise ConfigError(f"the app {app.name!r} has a cache already: call init_app once")
+        settings = app.config.get_namespace(PREFIX)
+        unknown = sorted(settings.keys() - SETTINGS)
+        if unknown:
+            raise ConfigError(
+                f"{PREFIX}{unknown[0].upper()} is no setting of Cache; those are "
+                + ", ".join(PREFIX + name.upper() for name in sorted(SETTINGS))
+            )
+        cache = app.extensions[NAME] = Cache(**settings)
+        if self.default:
+            configure(cache)
+        app.cli.add_command(commands)
+        return cache
+
+
+def app_cache() -> Cache:
+    cache = current_app.extensions.get(NAME)
+    if cache is None:
+        raise ConfigError(f"the app {current_app.name!r} has no cache: call CacheAside().init_app(app)")
+    return cast(Cache, cache)
+
+
+# A proxy is no Cache to a type checker, and is one to everybody else.
+current_cache: Cache = cast(Cache, LocalProxy(app_cache))
+"""The cache of the app in whose context this is used."""
+
+
+# An AppGroup runs its commands in the app's context.
+commands: Final = AppGroup(NAME, help="Look into the app's cache, or clear it.")
+
+
+@commands.command("clear")
+@click.argument("ns", required=False)
+def clear(ns: str | None) -> None:
+    """Drop everything of the namespace NS, or of the whole prefix."""
+    with reachable() as cache:
+        click.echo(f"dropped: {cache.clear(ns)}")
+
+
+@commands.command("explain")
+@click.argument("key")
+def explain(key: str) -> None:
+    """Say where KEY, such as posts:post:42, is held and why a read of it would hit or miss."""
+    with reachable() as cache:
+        click.echo(cache.explain(key))
+
+
+@contextmanager
+def reachable() -> Generator[Cache]:
+    """The app's cache, unless it is in the memory of processes that a command cannot see."""
+    try:
+        cache = app_cache()
+        if isinstance(cache.store, EmbeddedStore):
+            raise ConfigError(f"the cache is in each process's own memory: set {PREFIX}URL to share one")
+        yield cache
+    except CacheasideError as error:
+        raise click.ClickException(str(error)) from error
