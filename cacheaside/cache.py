@@ -167,7 +167,7 @@ class Cache(Operations):
         """A call site of this cache; its counters appear in ``stats()``."""
         self.listen()
         near = self.near if policy.l1 and self.l1_entries else None
-        keeps = policy.l2 or self.endpoint is None
+        keeps = policy.l2 or (self.channel is None and self.near is not None)
         site = Site(self.world, policy, codec, near, self.near, keeps=keeps)
         self.sites.append(site)
         self.codecs[codec.schema] = codec
