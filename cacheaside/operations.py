@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from cacheaside.codecs import ValueCodec
 from cacheaside.engine.call import Call, Site
-from cacheaside.engine.commands import Announce, Flow, Members, Scan
+from cacheaside.engine.commands import Announce, Flow, Members, Scan, Sleep
 from cacheaside.engine.direct import Found, expire, find, put_values, reclaim
 from cacheaside.engine.drive import Driver, Store
 from cacheaside.engine.read import read
@@ -180,10 +180,12 @@ class Operations:
         keys: Iterable[str] = (),
         tags: Iterable[str] = (),
         hold: Seconds | None = None,
+        barrier: bool = False,
     ) -> Receipt:
         """Drop keys and everything under tags; inside a transaction, when it has succeeded.
 
         Args:
+            barrier: wait until no process's L1 can serve what was dropped: one ``l1_window``.
             hold: seconds for which nothing of them may be stored again, at once even inside a
                 transaction: for sources that lag behind, such as a replica.
 
@@ -192,9 +194,9 @@ class Operations:
         keys, tags = names("keys", keys), tag_names(tags)
         transaction = self.collecting()
         if transaction is not None and hold is None:
-            transaction.add(keys, tags)
+            transaction.add(keys, tags, barrier=barrier)
             return Receipt(keys, tags, acknowledged=False, attempts=0, deferred=True)
-        return self.invalidate_now(keys=keys, tags=tags, hold=hold)
+        return self.invalidate_now(keys=keys, tags=tags, hold=hold, barrier=barrier)
 
     async def ainvalidate(
         self,
@@ -202,26 +204,37 @@ class Operations:
         keys: Iterable[str] = (),
         tags: Iterable[str] = (),
         hold: Seconds | None = None,
+        barrier: bool = False,
     ) -> Receipt:
         keys, tags = names("keys", keys), tag_names(tags)
         transaction = self.collecting()
         if transaction is not None and hold is None:
-            transaction.add(keys, tags)
+            transaction.add(keys, tags, barrier=barrier)
             return Receipt(keys, tags, acknowledged=False, attempts=0, deferred=True)
-        return await self.ainvalidate_now(keys=keys, tags=tags, hold=hold)
+        return await self.ainvalidate_now(keys=keys, tags=tags, hold=hold, barrier=barrier)
 
     def invalidate_now(
-        self, *, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None = None
+        self,
+        *,
+        keys: tuple[str, ...],
+        tags: tuple[str, ...],
+        hold: Seconds | None = None,
+        barrier: bool = False,
     ) -> Receipt:
         """``invalidate`` that no transaction defers."""
         self.reclaimer.note(tags)
-        return self._acknowledge(self._run(self._invalidation(keys, tags, hold)))
+        return self._acknowledge(self._run(self._invalidation(keys, tags, hold, barrier)))
 
     async def ainvalidate_now(
-        self, *, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None = None
+        self,
+        *,
+        keys: tuple[str, ...],
+        tags: tuple[str, ...],
+        hold: Seconds | None = None,
+        barrier: bool = False,
     ) -> Receipt:
         self.reclaimer.note(tags)
-        return self._acknowledge(await self._arun(self._invalidation(keys, tags, hold)))
+        return self._acknowledge(await self._arun(self._invalidation(keys, tags, hold, barrier)))
 
     def delete_matching(self, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
         """Drop all keys that match a glob pattern, such as ``"posts:feed:*"``; how many were dropped.
@@ -275,7 +288,10 @@ class Operations:
         return {
             "namespaces": spaces,
             "l1": {
-                "on": near is not None,
+                "on": near is not None and self.l1_entries > 0,
+                "coherent": near is not None and near.horizon > self.world.tick(),
+                "epoch": self.channel.epoch if self.channel else 0,
+                "horizon_age": self.channel.horizon_age if self.channel else 0.0,
                 "entries": len(near.entries) if near else 0,
                 "bytes": near.size if near else 0,
                 "evictions": near.evictions if near else 0,
@@ -373,10 +389,15 @@ class Operations:
                 self.near.mark((key,), ())
 
     def _invalidation(
-        self, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None
+        self, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None, barrier: bool
     ) -> Flow[Receipt]:
         held = None if hold is None else seconds("hold", hold)
-        return invalidate(self.world, self.near, keys, tags, hold=held, timeout=self.invalidation_timeout)
+        receipt = yield from invalidate(
+            self.world, self.near, keys, tags, hold=held, timeout=self.invalidation_timeout
+        )
+        if barrier and self.channel is not None:
+            yield Sleep(self.channel.window)
+        return receipt
 
     def _acknowledge(self, receipt: Receipt) -> Receipt:
         if receipt.acknowledged:

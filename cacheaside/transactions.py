@@ -23,10 +23,12 @@ class Transaction:
         self._keys: dict[str, None] = {}
         self._tags: dict[str, None] = {}
         self._token: Token[Transaction | None] | None = None
+        self._barrier = False
         self.over = False
         """Tasks started in the block may outlive it: what they invalidate then goes out at once."""
 
-    def add(self, keys: tuple[str, ...], tags: tuple[str, ...]) -> None:
+    def add(self, keys: tuple[str, ...], tags: tuple[str, ...], *, barrier: bool = False) -> None:
+        self._barrier = self._barrier or barrier
         self._keys.update(dict.fromkeys(keys))
         self._tags.update(dict.fromkeys(tags))
 
@@ -38,7 +40,7 @@ class Transaction:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         keys, tags = self._leave(kind)
         if keys or tags:
-            self.receipt = self.cache.invalidate(keys=keys, tags=tags)
+            self.receipt = self.cache.invalidate(keys=keys, tags=tags, barrier=self._barrier)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -46,7 +48,7 @@ class Transaction:
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         keys, tags = self._leave(kind)
         if keys or tags:
-            self.receipt = await self.cache.ainvalidate(keys=keys, tags=tags)
+            self.receipt = await self.cache.ainvalidate(keys=keys, tags=tags, barrier=self._barrier)
 
     def _leave(self, kind: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
         self.over = True

@@ -232,3 +232,32 @@ def test_a_follower_is_woken_by_the_fill(redis_url: str) -> None:
         leader.join(5)
         assert got[0] - released < 0.2
         assert there.stats()["namespaces"]["slow"]["loads"] == 0
+
+
+def test_after_a_barrier_no_process_serves_what_was_dropped(redis_url: str) -> None:
+    """One window after the acknowledgement every L1 has heard of it or has switched itself off."""
+    with Cache(redis_url, l1_window=0.3) as here, Cache(redis_url, l1_window=0.3) as there:
+        rows = Rows()
+        mine, theirs = rows.repository(here), rows.repository(there)
+        mine(1), theirs(1)
+        assert until(lambda: coherent(here) and coherent(there))
+        for version in range(1, 6):
+            mine(1)
+            mine(1)
+            rows.versions[1] = version
+            began = time.monotonic()
+            assert there.invalidate(tags=["rows"], barrier=True)
+            assert time.monotonic() - began >= 0.3
+            assert mine(1) == version
+
+
+def test_stats_tell_whether_l1_is_coherent(redis_url: str) -> None:
+    """Coherent, since when, and which subscription it is."""
+    with Cache(redis_url, l1_window=0.4) as cache:
+        assert cache.stats()["l1"]["coherent"] is False
+        rows = Rows()
+        rows.repository(cache)(1)
+        assert until(lambda: bool(cache.stats()["l1"]["coherent"]))
+        state = cache.stats()["l1"]
+        assert state["epoch"] == 1
+        assert 0 <= state["horizon_age"] < 0.4
