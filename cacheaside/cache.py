@@ -24,7 +24,7 @@ from cacheaside.errors import ConfigError
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
 from cacheaside.keys import Keyspace, check_namespace
 from cacheaside.many import cached_many_decorator
-from cacheaside.operations import Operations
+from cacheaside.operations import Operations, key_names, tag_names
 from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
 from cacheaside.policy import Policy, Seconds, Ttl, seconds
 from cacheaside.reclaim import Reclaimer
@@ -248,7 +248,7 @@ class Cache(Operations):
         invalidated when it ends, error or not. If the process dies in between, the hold ends by itself
         after ``hold`` seconds, in misses.
         """
-        return Mutating(self, tuple(keys), tuple(tags), seconds("hold", hold))
+        return Mutating(self, key_names(keys), tag_names(tags), seconds("hold", hold))
 
     # -- lifetime
 

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 MAGIC: Final = b"\xcaC\x01"
 PLACEHOLDER: Final = ord("P")
 HOLD: Final = ord("H")
@@ -51,7 +53,7 @@ class Marker(NamedTuple):
         return _marker.pack(MAGIC, *self)
 
 
-class Value(NamedTuple):
+class Value(Struct, frozen=True, gc=False):
     """A stored result; ``raw`` is the whole slot and ``body`` where its payload begins."""
 
     nonce: bytes

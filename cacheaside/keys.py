@@ -53,8 +53,8 @@ __all__ = [
     "tag_name",
 ]
 
-_UNSAFE_IN_NAMESPACE: Final = re.compile(rf"[\s:{{}}%*{CONTROL}]")
-_UNSAFE_IN_PREFIX: Final = re.compile(rf"[\s{{}}%*{CONTROL}]")
+_UNSAFE_IN_NAMESPACE: Final = re.compile(rf"[\s:{{}}%*?\[\]\\{CONTROL}]")  # braces hash, the rest match
+_UNSAFE_IN_PREFIX: Final = re.compile(rf"[\s{{}}%*?\[\]\\{CONTROL}]")
 _UNSAFE_IN_KEY: Final = re.compile(rf"[{{}}%~{CONTROL}]")
 _UNSAFE_IN_TAG: Final = re.compile(rf"[\s{{}}{CONTROL}]")
 
@@ -63,8 +63,8 @@ def check_namespace(ns: str) -> str:
     """Return *ns*; raise ConfigError unless it can be the first segment of a key."""
     if not isinstance(cast(object, ns), str) or not ns or _UNSAFE_IN_NAMESPACE.search(ns):
         raise ConfigError(
-            f"ns must be a str that is not empty and has no ':', '{{', '}}', '%', '*', whitespace or control "
-            f'characters, such as ns="posts"; not {ns!r}'
+            f"ns must be a str that is not empty and has no ':', braces, brackets, '%', '*', '?', backslash, "
+            f'whitespace or control characters, such as ns="posts"; not {ns!r}'
         )
     return ns
 
@@ -380,8 +380,8 @@ class Keyspace:
     def __init__(self, prefix: str, buckets: int = 1) -> None:
         if not isinstance(cast(object, prefix), str) or _UNSAFE_IN_PREFIX.search(prefix):
             raise ConfigError(
-                f"prefix must be a str without '{{', '}}', '%', '*', whitespace or control characters, "
-                f'such as prefix="shop"; not {prefix!r}'
+                f"prefix must be a str without braces, brackets, '%', '*', '?', backslash, whitespace or "
+                f'control characters, such as prefix="shop"; not {prefix!r}'
             )
         if type(buckets) is not int or buckets < 1:
             raise ConfigError(f"buckets must be an int of 1 or more, not {buckets!r}")

@@ -19,7 +19,7 @@ from cacheaside.engine.read import read
 from cacheaside.engine.write import Receipt, invalidate
 from cacheaside.entry import NEGATIVE
 from cacheaside.errors import CodecError, ConfigError, InvalidationNotAcknowledged, StoreUnavailable
-from cacheaside.keys import tag_name
+from cacheaside.keys import check_namespace, tag_name
 from cacheaside.missing import MISSING
 from cacheaside.policy import Seconds, make_policy, seconds
 from cacheaside.reclaim import Reclaimer
@@ -36,7 +36,7 @@ BATCH: Final = 500
 
 
 def check_key(key: Any) -> str:
-    if not isinstance(key, str) or ":" not in key.strip(":"):
+    if not isinstance(key, str) or key.find(":") < 1:
         raise ConfigError(f'key must be a string "ns:rest", such as "posts:post:42", not {key!r}')
     return key
 
@@ -50,6 +50,16 @@ def names(parameter: str, given: Any) -> tuple[str, ...]:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"{parameter} must be a list of non-empty strings; {name!r} is not one")
     return tuple(dict.fromkeys(found))
+
+
+def key_names(given: Any) -> tuple[str, ...]:
+    """Whole keys; one without its namespace would drop nothing, and nobody would notice."""
+    return tuple(map(check_key, names("keys", given)))
+
+
+def everything(ns: str | None) -> str:
+    """The pattern of all keys, or of those of a namespace."""
+    return "*" if ns is None else f"{check_namespace(ns)}:*"
 
 
 def tag_names(given: Any) -> tuple[str, ...]:
@@ -191,7 +201,7 @@ class Operations:
 
         Raises InvalidationNotAcknowledged where the cache was made with ``on_unacknowledged="raise"``.
         """
-        keys, tags = names("keys", keys), tag_names(tags)
+        keys, tags = key_names(keys), tag_names(tags)
         transaction = self.collecting()
         if transaction is not None and hold is None:
             transaction.add(keys, tags, barrier=barrier)
@@ -206,7 +216,7 @@ class Operations:
         hold: Seconds | None = None,
         barrier: bool = False,
     ) -> Receipt:
-        keys, tags = names("keys", keys), tag_names(tags)
+        keys, tags = key_names(keys), tag_names(tags)
         transaction = self.collecting()
         if transaction is not None and hold is None:
             transaction.add(keys, tags, barrier=barrier)
@@ -249,10 +259,10 @@ class Operations:
 
     def clear(self, ns: str | None = None) -> int:
         """Drop everything of a namespace, or of the whole prefix; how many keys."""
-        return self._run(self._delete_matching("*" if ns is None else f"{ns}:*", None))
+        return self._run(self._delete_matching(everything(ns), None))
 
     async def aclear(self, ns: str | None = None) -> int:
-        return await self._arun(self._delete_matching("*" if ns is None else f"{ns}:*", None))
+        return await self._arun(self._delete_matching(everything(ns), None))
 
     def collecting(self) -> Transaction | None:
         """The transaction of this context, if it is one of this cache."""
@@ -356,7 +366,7 @@ class Operations:
             return MISSING
 
     def _get_many(self, keys: Iterable[str]) -> Flow[dict[str, Any]]:
-        wanted = tuple(map(check_key, names("keys", keys)))
+        wanted = key_names(keys)
         found = yield from self._get(wanted, MISSING)
         return {key: value for key, value in found.items() if value is not MISSING}
 

@@ -64,27 +64,35 @@ def invalidates_decorator(
         def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[str], list[str]]:
             return [k(*args, **kwargs) for k in compute_keys], list(compute_tags(*args, **kwargs))
 
-        def both(
-            before: tuple[list[str], list[str]], args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[dict[str, None], dict[str, None]]:
-            # The function may change what the templates look at: an author's feeds, old and new.
-            keys_after, tags_after = named(args, kwargs)
-            return dict.fromkeys(before[0] + keys_after), dict.fromkeys(before[1] + tags_after)
+        def affected(
+            before: tuple[list[str], list[str]], args: tuple[Any, ...], kwargs: dict[str, Any], *result: Any
+        ) -> tuple[dict[str, Iterable[str]], Exception | None]:
+            """What to drop, and what went wrong in naming it: the rest is dropped before that is raised."""
+            keys, tags = dict.fromkeys(before[0]), dict.fromkeys(before[1])
+            try:
+                # The function may change what the templates look at: an author's feeds, old and new.
+                keys_after, tags_after = named(args, kwargs)
+                keys.update(dict.fromkeys(keys_after))
+                tags.update(dict.fromkeys(tags_after))
+                if late is not None and result:
+                    tags.update(dict.fromkeys(late(*result, *args, **kwargs)))
+            except Exception as error:
+                return {"keys": keys, "tags": tags}, error
+            return {"keys": keys, "tags": tags}, None
 
         def sync(wrapped: Fn, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             everything = whole_args(kind, instance, args)
             before = named(everything, kwargs)
             try:
                 result = wrapped(*args, **kwargs)
-            except Exception:
+            except BaseException:  # interrupted, it may have written all the same
                 if on_error:
-                    dropped, tagged = both(before, everything, kwargs)
-                    source().invalidate(keys=dropped, tags=tagged)
+                    source().invalidate(**affected(before, everything, kwargs)[0])
                 raise
-            dropped, tagged = both(before, everything, kwargs)
-            if late is not None:
-                tagged.update(dict.fromkeys(late(result, *everything, **kwargs)))
-            source().invalidate(keys=dropped, tags=tagged)
+            what, wrong = affected(before, everything, kwargs, result)
+            source().invalidate(**what)
+            if wrong is not None:
+                raise wrong
             return result
 
         async def asynchronous(
@@ -94,15 +102,14 @@ def invalidates_decorator(
             before = named(everything, kwargs)
             try:
                 result = await wrapped(*args, **kwargs)
-            except Exception:
+            except BaseException:
                 if on_error:
-                    dropped, tagged = both(before, everything, kwargs)
-                    await source().ainvalidate(keys=dropped, tags=tagged)
+                    await source().ainvalidate(**affected(before, everything, kwargs)[0])
                 raise
-            dropped, tagged = both(before, everything, kwargs)
-            if late is not None:
-                tagged.update(dict.fromkeys(late(result, *everything, **kwargs)))
-            await source().ainvalidate(keys=dropped, tags=tagged)
+            what, wrong = affected(before, everything, kwargs, result)
+            await source().ainvalidate(**what)
+            if wrong is not None:
+                raise wrong
             return result
 
         return wrapt.FunctionWrapper(rebound(fn, kind), asynchronous if is_async(fn) else sync)

@@ -198,6 +198,11 @@ def read(site: Site, call: Call) -> Flow[Any]:
         seen = yield from look(site, call)
         if call.forced:
             return (yield from reload(site, call, seen))
+        if seen.verdict is Verdict.FRESH:  # what resolve would do first, without a generator
+            try:
+                return hit(site, call, seen)
+            except CodecError:
+                pass
         return (yield from resolve(site, call, seen))
     except StoreUnavailable:
         site.counts.unavailable += 1
@@ -266,11 +271,16 @@ def resolve(site: Site, call: Call, seen: Seen) -> Flow[Any]:
 def hit(site: Site, call: Call, seen: Seen) -> Any:
     """A fresh value from L2, kept in L1 as well."""
     value: Value = seen.slot  # type: ignore[assignment]
-    payload = unpack(site, value.flags, value.payload)
-    result = open_payload(site, value.flags, payload)
+    payload = value.payload
+    if value.flags:
+        payload = unpack(site, value.flags, payload)
+        result = open_payload(site, value.flags, payload)
+    else:
+        result = site.codec.decode(payload)
     site.counts.hits_l2 += 1
-    until = stay(site, value.soft, value.cost)
-    keep_near(site, call, result, payload, until, tuple(seen.late) if value.late else ())
+    if site.near is not None:
+        until = stay(site, value.soft, value.cost)
+        keep_near(site, call, result, payload, until, tuple(seen.late) if value.late else ())
     return result
 
 
@@ -421,7 +431,7 @@ def begin(site: Site, call: Call, seen: Seen) -> Flow[tuple[Flight, bytes, Seen]
 
 
 def head_of(slot: Marker | Value | Foreign | Broken) -> bytes:
-    raw = slot.pack() if type(slot) is Marker else slot.raw  # type: ignore[union-attr]
+    raw = slot.pack() if isinstance(slot, Marker) else slot.raw
     return raw[:HEAD]
 
 

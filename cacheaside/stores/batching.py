@@ -1,7 +1,9 @@
 """Reads of one event-loop tick, sent as one MGET.
 
 A bare MGET of a hundred keys costs a third of a hundred GETs, and most of the cost of a command is
-the client's. Whoever is cancelled leaves the others' answers alone: the read is a task of its own.
+the client's. The first to read in a tick lets the others of that tick catch up. Alone, it sends the
+read itself. In company the read is a task of its own, so that whoever is cancelled leaves the others'
+answers alone.
 """
 
 from __future__ import annotations
@@ -9,8 +11,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+from cacheaside.stores.lines import AsyncLines, Values
+
 MOST: Final = 512
 """Keys in one MGET at most: beyond that the server's other clients would wait for ours."""
+
+Waiting = tuple[tuple[str, ...], asyncio.Future[Values]]
 
 
 class Batcher:
@@ -18,49 +24,57 @@ class Batcher:
 
     def __init__(self, client: Any) -> None:
         self.client = client
-        self._waiting: list[tuple[tuple[str, ...], asyncio.Future[list[bytes | None]]]] = []
+        self.lines = AsyncLines(client)
+        self._waiting: list[Waiting] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def fetch(self, keys: tuple[str, ...]) -> list[bytes | None]:
+    async def fetch(self, keys: tuple[str, ...]) -> Values:
         """The values of ``keys``, in order."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[bytes | None]] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._leave, loop)
-        self._waiting.append((keys, answer))
+        if self._waiting is not None:
+            return await self._join(self._waiting, keys)
+        company: list[Waiting] = []
+        self._waiting = company
+        try:
+            await asyncio.sleep(0)
+        except BaseException:
+            self._waiting = None
+            self._leave(company)
+            raise
+        self._waiting = None
+        if not company:
+            return await self.lines.mget(keys)
+        answer = self._join(company, keys)
+        self._leave(company)
         return await answer
 
-    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        batch, self._waiting = self._waiting, []
-        while batch:
-            size = 0
-            count = 0
-            for keys, _ in batch:
-                if count and size + len(keys) > MOST:
-                    break
-                size += len(keys)
-                count += 1
-            task = loop.create_task(self._send(batch[:count]))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            batch = batch[count:]
+    def _join(self, company: list[Waiting], keys: tuple[str, ...]) -> asyncio.Future[Values]:
+        answer: asyncio.Future[Values] = asyncio.get_running_loop().create_future()
+        company.append((keys, answer))
+        return answer
 
-    async def _send(self, batch: list[tuple[tuple[str, ...], asyncio.Future[list[bytes | None]]]]) -> None:
+    def _leave(self, company: list[Waiting]) -> None:
+        """Send what has gathered, in as many reads as it needs."""
+        start = size = 0
+        for end, (keys, _) in enumerate(company):
+            if end > start and size + len(keys) > MOST:
+                self._start(company[start:end])
+                start, size = end, 0
+            size += len(keys)
+        if company:
+            self._start(company[start:])
+
+    def _start(self, batch: list[Waiting]) -> None:
+        task = asyncio.get_running_loop().create_task(self._send(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, batch: list[Waiting]) -> None:
         try:
-            if len(batch) == 1:
-                keys, answer = batch[0]
-                values = await self.client.execute_command("MGET", *keys)
-                if not answer.done():
-                    answer.set_result(values)
-                return
-            places: dict[str, int] = {}
-            for keys, _ in batch:
-                for key in keys:
-                    places.setdefault(key, len(places))
-            values = await self.client.execute_command("MGET", *places)
+            wanted = tuple(dict.fromkeys([key for keys, _ in batch for key in keys]))
+            found = dict(zip(wanted, await self.lines.mget(wanted), strict=True))
             for keys, answer in batch:
                 if not answer.done():
-                    answer.set_result([values[places[key]] for key in keys])
+                    answer.set_result([found[key] for key in keys])
         except BaseException as error:
             for _, answer in batch:
                 if not answer.done():

@@ -43,6 +43,7 @@ from cacheaside.errors import StoreUnavailable
 from cacheaside.keys import Keyspace
 from cacheaside.stores.announcements import announcement
 from cacheaside.stores.batching import Batcher
+from cacheaside.stores.lines import Lines
 
 STAGE_ABOVE: Final = 4096
 """Values above this many bytes are staged beside their slot instead of passing through a script."""
@@ -102,11 +103,10 @@ class RedisStore:
         self._aconnect = aconnect
         self._has_ifeq = has_ifeq
         self._index_limit = index_limit
-        self._client: Any = None
+        self._lines: Lines | None = None
         self.channel: HeartbeatChannel | None = None
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Batcher] = WeakKeyDictionary()
         self._encoders: dict[type, Callable[[Any], tuple[list[Call], Parse]]] = {
-            Fetch: self._fetch,
             Begin: self._begin,
             Commit: self._commit,
             Hold: self._hold,
@@ -125,11 +125,13 @@ class RedisStore:
 
     def perform(self, command: Any) -> Any:
         """Carry out a command; raises StoreUnavailable when the server does not."""
-        if type(command) is Confirm:
-            return self._confirm(command)
-        calls, parse = self._encoders[type(command)](command)
-        client = self.client
         try:
+            if type(command) is Fetch:
+                return self.lines.mget(command.keys)
+            if type(command) is Confirm:
+                return self._confirm(command)
+            calls, parse = self._encoders[type(command)](command)
+            client = self.client
             replies = send(client, calls)
             missing = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
             if missing:
@@ -148,10 +150,11 @@ class RedisStore:
             if type(command) is Confirm:
                 return await self._aconfirm(command, batcher.client)
             calls, parse = self._encoders[type(command)](command)
-            replies = await asend(batcher.client, calls)
+            client = await batcher.lines.pooled()
+            replies = await asend(client, calls)
             missing = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
             if missing:
-                again = await asend(batcher.client, whole(calls, missing))
+                again = await asend(client, whole(calls, missing))
                 for i, reply in zip(missing, again, strict=True):
                     replies[i] = reply
         except (RedisError, OSError) as error:
@@ -168,8 +171,6 @@ class RedisStore:
             return heard.result(command.timeout)
         except TimeoutError:
             return False
-        except (RedisError, OSError) as error:
-            raise unavailable(error) from error
         finally:
             self.channel.forget(name)
 
@@ -188,9 +189,13 @@ class RedisStore:
     @property
     def client(self) -> Any:
         """The client for threads; redis-py's own pool survives a fork."""
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
+        return self.lines.pooled()
+
+    @property
+    def lines(self) -> Lines:
+        if self._lines is None:
+            self._lines = Lines(self._connect())
+        return self._lines
 
     @property
     def batcher(self) -> Batcher:
@@ -202,9 +207,9 @@ class RedisStore:
         return batcher
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._lines is not None:
+            self._lines.client.close()
+            self._lines = None
 
     async def aclose(self) -> None:
         """Close the running loop's connections and those of the threads."""
@@ -214,9 +219,6 @@ class RedisStore:
         self.close()
 
     # -- encoding
-
-    def _fetch(self, command: Fetch) -> tuple[list[Call], Parse]:
-        return [("MGET", *command.keys)], _only
 
     def _begin(self, command: Begin) -> tuple[list[Call], Parse]:
         calls = self._token_calls(command.tokens, command.token_ttl)
@@ -423,10 +425,6 @@ def string(reply: Any) -> bytes | None:
 def tokens_in_force(wanted: tuple[tuple[str, bytes], ...], replies: list[Any]) -> tuple[bytes, ...]:
     """SET NX GET answers nil when it has set, else what was there."""
     return tuple(string(r) or token for (_, token), r in zip(wanted, replies, strict=True))
-
-
-def _only(replies: list[Any]) -> Any:
-    return check(replies[0])
 
 
 def _only_bool(replies: list[Any]) -> bool:

@@ -218,6 +218,7 @@ class Crew:
     """The worker processes; a context manager that leaves none behind."""
 
     def __init__(self, plan: Plan, size: int, acknowledged: Acknowledged) -> None:
+        self.acknowledged = acknowledged  # or its lock might be gone before the workers open it
         self.processes: list[Any] = []
         self.connections: list[Connection] = []
         for number in range(size):
