@@ -56,8 +56,9 @@ class Cache(Operations):
         l1_entries: the most entries of L1; 0 turns it off.
         l1_max_bytes: the most bytes of L1.
         l1_max_value: payloads above this many bytes stay in L2 only.
-        l1_window: seconds that this process's L1 may lag behind an invalidation made by another one,
-            connected to Redis or not; its own show at once.
+        l1_window: turns L1 on beside Redis: the seconds that it may lag behind an invalidation made by
+            another process, connected or not; one's own show at once. None: off beside Redis. The
+            embedded cache needs none.
         l1_policy: makes L1's eviction policy, any class of ``cachetools``.
         max_bytes: the most bytes of the embedded store.
         max_value: payloads above this many bytes are answered and not stored.
@@ -84,7 +85,7 @@ class Cache(Operations):
         l1_entries: int = 10_000,
         l1_max_bytes: int = 64 * 2**20,
         l1_max_value: int = 2**20,
-        l1_window: Seconds = 1,
+        l1_window: Seconds | None = None,
         l1_policy: Callable[..., cachetools.Cache[str, int]] = cachetools.LRUCache,
         max_bytes: int = 256 * 2**20,
         max_value: int = 32 * 2**20,
@@ -134,17 +135,18 @@ class Cache(Operations):
             self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
         else:
             self.store = redis = redis_store(self, self.endpoint, index_limit)
-            self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
-            self.near.horizon = 0.0
-            endpoint = self.endpoint
-            self.channel = redis.channel = Channel(
-                self.world.keys,
-                lambda: connect(endpoint, self.learn),
-                self.near,
-                self.world.tick,
-                seconds("l1_window", l1_window),
-            )
-            self.driver.notices = self.channel.expect_fill
+            if l1_window is not None:
+                self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
+                self.near.horizon = 0.0
+                endpoint, window = self.endpoint, seconds("l1_window", l1_window)
+                self.channel = redis.channel = Channel(
+                    self.world.keys,
+                    lambda: connect(endpoint, self.learn),
+                    self.near,
+                    self.world.tick,
+                    window,
+                )
+                self.driver.notices = self.channel.expect_fill
         every = None if reclaim_every is None else seconds("reclaim_every", reclaim_every)
         listed = self.endpoint is not None and index_limit
         self.reclaimer = Reclaimer(self.reclaim, every if listed else None)

@@ -6,7 +6,9 @@ import asyncio
 import os
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 
 import pytest
 
@@ -50,7 +52,7 @@ class Rows:
 def test_another_process_drops_what_is_invalidated(redis_url: str, protocol: int) -> None:
     """An invalidation by key, tag, pattern or put reaches every other L1 without being asked for."""
     url = f"{redis_url}?protocol={protocol}"
-    with Cache(url) as here, Cache(url) as there:
+    with Cache(url, l1_window=1) as here, Cache(url, l1_window=1) as there:
         rows = Rows()
         mine, theirs = rows.repository(here), rows.repository(there)
         mine(1), theirs(1)
@@ -74,7 +76,7 @@ def test_another_process_drops_what_is_invalidated(redis_url: str, protocol: int
 
 def test_one_s_own_invalidation_shows_at_once(redis_url: str) -> None:
     """The process that invalidates never waits for the channel."""
-    with Cache(redis_url) as cache:
+    with Cache(redis_url, l1_window=1) as cache:
         rows = Rows()
         row = rows.repository(cache)
         row(1)
@@ -104,7 +106,7 @@ def test_a_paused_server_turns_l1_off_within_the_window() -> None:
 
 def test_a_gap_in_the_channel_is_not_survived_by_old_entries(redis_url: str, server: Server) -> None:
     """Subscriber killed, invalidation in the gap: the entry from before is not served afterwards."""
-    with Cache(redis_url) as here, Cache(redis_url, l1_entries=0) as there:
+    with Cache(redis_url, l1_window=1) as here, Cache(redis_url) as there:
         rows = Rows()
         mine, theirs = rows.repository(here), rows.repository(there)
         assert mine(1) == theirs(1) == 0
@@ -122,7 +124,7 @@ def test_a_gap_in_the_channel_is_not_survived_by_old_entries(redis_url: str, ser
 
 def test_late_tags_are_stored_when_it_can_be_shown(redis_url: str) -> None:
     """Nothing was invalidated since the load began: stored. Something was: returned and not stored."""
-    with Cache(redis_url) as cache, Cache(redis_url) as other:
+    with Cache(redis_url, l1_window=1) as cache, Cache(redis_url, l1_window=1) as other:
         loads: list[int] = []
         entered, go = threading.Event(), threading.Event()
         go.set()
@@ -155,7 +157,7 @@ def test_late_tags_are_stored_when_it_can_be_shown(redis_url: str) -> None:
 
 async def test_late_tags_async(redis_url: str) -> None:
     """The same proof from an event loop."""
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=1) as cache:
         loads: list[int] = []
 
         @cache.cached(ns="late", key="post:{id}", ttl=60, tags=["author:{result[author]}"])
@@ -174,7 +176,7 @@ async def test_late_tags_async(redis_url: str) -> None:
 
 def test_a_forked_child_listens_for_itself(redis_url: str) -> None:
     """The parent's horizon proves nothing in a child; the child's own channel does."""
-    with Cache(redis_url) as cache, Cache(redis_url, l1_entries=0) as other:
+    with Cache(redis_url, l1_window=1) as cache, Cache(redis_url) as other:
         rows = Rows()
         row, theirs = rows.repository(cache), rows.repository(other)
         row(1)
@@ -200,7 +202,7 @@ def test_a_forked_child_listens_for_itself(redis_url: str) -> None:
 
 def test_a_follower_is_woken_by_the_fill(redis_url: str) -> None:
     """A caller in another process has the value soon after it was stored, with few commands."""
-    with Cache(redis_url) as here, Cache(redis_url) as there:
+    with Cache(redis_url, l1_window=1) as here, Cache(redis_url, l1_window=1) as there:
         entered, go = threading.Event(), threading.Event()
 
         def decorate(cache: Cache) -> Callable[[int], int]:
@@ -261,3 +263,56 @@ def test_stats_tell_whether_l1_is_coherent(redis_url: str) -> None:
         state = cache.stats()["l1"]
         assert state["epoch"] == 1
         assert 0 <= state["horizon_age"] < 0.4
+
+
+def test_another_process_s_l1_is_never_older_than_its_window(redis_url: str, server: Server) -> None:
+    """Readers beside a writer elsewhere, the subscriber killed again and again: age within the window."""
+    window, seconds = 0.4, 3.0
+    with Cache(redis_url, l1_window=window) as here, Cache(redis_url, l1_window=window) as there:
+        rows = Rows()
+        rows.versions = dict.fromkeys(range(5), 0)
+        mine, theirs = rows.repository(here), rows.repository(there)
+        acknowledged: dict[int, list[tuple[float, int]]] = {id: [(0.0, 0)] for id in rows.versions}
+        end = time.monotonic() + seconds
+        answers: list[tuple[float, int, int]] = []
+        pause = threading.Event()
+
+        def write() -> None:
+            while time.monotonic() < end:
+                for id in rows.versions:
+                    rows.versions[id] += 1
+                    version = rows.versions[id]
+                    if there.invalidate(tags=[f"row:{id}"]):
+                        acknowledged[id].append((time.monotonic(), version))
+                    theirs(id)
+                    pause.wait(0.01)
+
+        def read() -> None:
+            while time.monotonic() < end:
+                for id in rows.versions:
+                    began = time.monotonic()
+                    answers.append((began, id, mine(id)))
+
+        def kill() -> None:
+            with server.client() as admin:
+                while time.monotonic() < end:
+                    admin.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB")
+                    pause.wait(0.5)
+
+        work = [threading.Thread(target=one) for one in (write, read, read, kill)]
+        for thread in work:
+            thread.start()
+        for thread in work:
+            thread.join(30)
+        hits = here.stats()["namespaces"]["rows"]["hits_l1"]
+
+    def newest(id: int, before: float) -> int:
+        return acknowledged[id][bisect_right(acknowledged[id], before, key=itemgetter(0)) - 1][1]
+
+    behind = sum(version < newest(id, began) for began, id, version in answers)
+    too_old = [a for a in answers if a[2] < newest(a[1], a[0] - window)]
+    print(
+        f"{len(answers)} answers, {hits} from L1, {behind} behind within the window, {len(too_old)} beyond it"
+    )
+    assert hits > 100
+    assert not too_old
