@@ -31,6 +31,7 @@ from cacheaside.stats import Counts
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
 from cacheaside.stores.redis import RedisStore
+from cacheaside.stores.s3fifo import S3FIFOCache
 from cacheaside.transactions import Mutating, Transaction
 from cacheaside.world import ProcessWorld
 from cacheaside.writers import invalidates_decorator, updates_decorator
@@ -39,6 +40,8 @@ log = logging.getLogger("cacheaside")
 
 EMBEDDED = "embedded://"
 Mode = Literal["bypass", "refresh"]
+Evict = Callable[..., cachetools.Cache[str, int]]
+POLICIES: dict[str, Evict] = {"lru": cachetools.LRUCache, "s3fifo": S3FIFOCache}
 
 
 class Cache(Operations):
@@ -55,7 +58,7 @@ class Cache(Operations):
         l1_entries: the most entries of L1; 0 turns it off.
         l1_max_bytes: the most bytes of L1.
         l1_max_value: payloads above this many bytes stay in L2 only.
-        l1_policy: makes L1's eviction policy, any class of ``cachetools``.
+        l1_policy: L1's eviction policy: ``"lru"``, ``"s3fifo"``, or any class of ``cachetools``.
         max_bytes: the most bytes of the embedded store.
         max_value: payloads above this many bytes are answered and not stored.
         compress_above: payloads above this many bytes are compressed; None turns it off.
@@ -81,7 +84,7 @@ class Cache(Operations):
         l1_entries: int = 10_000,
         l1_max_bytes: int = 64 * 2**20,
         l1_max_value: int = 2**20,
-        l1_policy: Callable[..., cachetools.Cache[str, int]] = cachetools.LRUCache,
+        l1_policy: Literal["lru", "s3fifo"] | Evict = "lru",
         max_bytes: int = 256 * 2**20,
         max_value: int = 32 * 2**20,
         compress_above: int | None = 1024,
@@ -105,6 +108,7 @@ class Cache(Operations):
             check_size(name, value, least=1)
         if compress_above is not None:
             check_size("compress_above", compress_above, least=0)
+        evict = eviction_policy(l1_policy)
         self.prefix = prefix
         self.ttl_default = seconds("ttl", ttl)
         self.invalidation_timeout = seconds("invalidation_timeout", invalidation_timeout)
@@ -126,7 +130,7 @@ class Cache(Operations):
             self.store = store
         elif self.endpoint is None:
             self.store = EmbeddedStore(max_bytes, clock, index_limit)
-            self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
+            self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict)
         else:
             self.store = redis_store(self, self.endpoint, index_limit)
         every = None if reclaim_every is None else seconds("reclaim_every", reclaim_every)
@@ -314,6 +318,15 @@ def redis_store(cache: Cache, endpoint: Endpoint, index_limit: int) -> RedisStor
         has_ifeq=lambda: cache.facts is not None and cache.facts.has_ifeq,
         index_limit=index_limit,
     )
+
+
+def eviction_policy(wanted: Any) -> Evict:
+    """The policy of this name, or a policy of one's own."""
+    evict: Evict | None = wanted if callable(wanted) else POLICIES.get(str(wanted))
+    if evict is None:
+        known = ", ".join(map(repr, POLICIES))
+        raise ConfigError(f"l1_policy must be one of {known} or a class of cachetools, not {wanted!r}")
+    return evict
 
 
 def check_size(name: str, value: Any, *, least: int) -> None:
