@@ -32,6 +32,7 @@ from cacheaside.stats import Counts
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
 from cacheaside.stores.redis import RedisStore
+from cacheaside.stores.s3fifo import S3FIFOCache
 from cacheaside.transactions import Mutating, Transaction
 from cacheaside.world import ProcessWorld
 from cacheaside.writers import invalidates_decorator, updates_decorator
@@ -40,6 +41,8 @@ log = logging.getLogger("cacheaside")
 
 EMBEDDED = "embedded://"
 Mode = Literal["bypass", "refresh"]
+Evict = Callable[..., cachetools.Cache[str, int]]
+POLICIES: dict[str, Evict] = {"lru": cachetools.LRUCache, "s3fifo": S3FIFOCache}
 
 
 class Cache(Operations):
@@ -59,7 +62,7 @@ class Cache(Operations):
         l1_window: turns L1 on beside Redis: the seconds that it may lag behind an invalidation made by
             another process, connected or not; one's own show at once. None: off beside Redis. The
             embedded cache needs none.
-        l1_policy: makes L1's eviction policy, any class of ``cachetools``.
+        l1_policy: L1's eviction policy: ``"lru"``, ``"s3fifo"``, or any class of ``cachetools``.
         max_bytes: the most bytes of the embedded store.
         max_value: payloads above this many bytes are answered and not stored.
         compress_above: payloads above this many bytes are compressed; None turns it off.
@@ -86,7 +89,7 @@ class Cache(Operations):
         l1_max_bytes: int = 64 * 2**20,
         l1_max_value: int = 2**20,
         l1_window: Seconds | None = None,
-        l1_policy: Callable[..., cachetools.Cache[str, int]] = cachetools.LRUCache,
+        l1_policy: Literal["lru", "s3fifo"] | Evict = "lru",
         max_bytes: int = 256 * 2**20,
         max_value: int = 32 * 2**20,
         compress_above: int | None = 1024,
@@ -110,6 +113,7 @@ class Cache(Operations):
             check_size(name, value, least=1)
         if compress_above is not None:
             check_size("compress_above", compress_above, least=0)
+        evict = eviction_policy(l1_policy)
         self.prefix = prefix
         self.ttl_default = seconds("ttl", ttl)
         self.invalidation_timeout = seconds("invalidation_timeout", invalidation_timeout)
@@ -132,11 +136,11 @@ class Cache(Operations):
             self.store = store
         elif self.endpoint is None:
             self.store = EmbeddedStore(max_bytes, clock, index_limit)
-            self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
+            self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict)
         else:
             self.store = redis = redis_store(self, self.endpoint, index_limit)
             if l1_window is not None:
-                self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, l1_policy)
+                self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict)
                 self.near.horizon = 0.0
                 endpoint, window = self.endpoint, seconds("l1_window", l1_window)
                 self.channel = redis.channel = Channel(
@@ -341,6 +345,15 @@ def redis_store(cache: Cache, endpoint: Endpoint, index_limit: int) -> RedisStor
         has_ifeq=lambda: cache.facts is not None and cache.facts.has_ifeq,
         index_limit=index_limit,
     )
+
+
+def eviction_policy(wanted: Any) -> Evict:
+    """The policy of this name, or a policy of one's own."""
+    evict: Evict | None = wanted if callable(wanted) else POLICIES.get(str(wanted))
+    if evict is None:
+        known = ", ".join(map(repr, POLICIES))
+        raise ConfigError(f"l1_policy must be one of {known} or a class of cachetools, not {wanted!r}")
+    return evict
 
 
 def check_size(name: str, value: Any, *, least: int) -> None:

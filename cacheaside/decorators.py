@@ -109,6 +109,8 @@ class Plan:
         self.tag_code: Tags = compile_tags(fn, kind, options.tags)
         self.compute_key = self.key_code.function(self.signature)
         self.compute_tags = self.tag_code.known.function(self.signature)
+        # A template can name nothing of None; a function may have something to say about it.
+        self.tags_of_none = callable(options.tags)
         self._make_codec = codec or functools.partial(result_codec, fn, options)
         self._codec: ValueCodec | None = None
         self.ns = ns
@@ -138,10 +140,10 @@ class Plan:
         bound = self._bound
         if bound is None:
             with self.lock:
-                if self._bound is None:
-                    cache = self.source()
-                    self._bound = (cache, cache.site(self.policy(cache), self.codec))
                 bound = self._bound
+                if bound is None:
+                    cache = self.source()
+                    bound = self._bound = (cache, cache.site(self.policy(cache), self.codec))
         return bound
 
     def unbind(self) -> None:
@@ -151,11 +153,17 @@ class Plan:
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, forced: bool = False) -> Call:
         late = self.tag_code.late
+
+        def tags_of(result: Any) -> tuple[str, ...]:
+            if late is None or (result is None and not self.tags_of_none):
+                return ()
+            return late(result, *args, **kwargs)
+
         return Call(
             self.compute_key(*args, **kwargs),
             self.compute_tags(*args, **kwargs),
             functools.partial(self.fn, *args, **kwargs),
-            None if late is None else lambda result: late(result, *args, **kwargs),
+            None if late is None else tags_of,
             forced=forced,
         )
 

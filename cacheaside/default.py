@@ -8,7 +8,7 @@ from typing import Any, Final, Unpack
 
 from cacheaside.cache import Cache
 from cacheaside.decorators import cached_decorator
-from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
+from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator, as_made_by
 from cacheaside.many import cached_many_decorator
 from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
 from cacheaside.writers import invalidates_decorator, updates_decorator
@@ -31,6 +31,7 @@ def default_cache() -> Cache:
     return cache
 
 
+@as_made_by(Cache)
 def configure(url: str | Cache | None = None, **settings: Any) -> Cache:
     """Make the default cache: a URL and the settings of ``Cache``, or a ready ``Cache``.
 

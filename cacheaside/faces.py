@@ -1,13 +1,13 @@
 """What type checkers see of a decorated function: its own signature, and the handles beside it.
 
-A ``Protocol`` each for functions and for coroutine functions; the overloads of ``__get__`` take the
-receiver off a method's parameters, as Python's own binding does.
+A ``Protocol`` each for functions and for coroutine functions, of one value and of many; the overloads of
+``__get__`` take the receiver off a method's parameters, as Python's own binding does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from cacheaside.missing import Missing
 
@@ -19,10 +19,19 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
+U = TypeVar("U")
 S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 K = TypeVar("K")
 V = TypeVar("V")
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Bindable(Protocol[S_contra, Q, R_co]):
+    """A function whose first parameter takes a receiver."""
+
+    def __call__(self, receiver: S_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> R_co: ...
 
 
 class Cached(Protocol[P, R]):
@@ -68,16 +77,12 @@ class Cached(Protocol[P, R]):
         ...
 
     @overload  # a method, through an instance
-    def __get__(
-        self: Cached[Concatenate[S, Q], T], instance: S, owner: type[Any] | None = None, /
-    ) -> Cached[Q, T]: ...
+    def __get__(self: Bindable[S, Q, T], instance: S, owner: type[Any] | None = None, /) -> Cached[Q, T]: ...
     @overload  # a classmethod, through the class
-    def __get__(
-        self: Cached[Concatenate[type[S], Q], T], instance: None, owner: type[S], /
-    ) -> Cached[Q, T]: ...
+    def __get__(self: Bindable[type[S], Q, T], instance: None, owner: type[S], /) -> Cached[Q, T]: ...
     @overload  # a classmethod, through an instance
     def __get__(
-        self: Cached[Concatenate[type[S], Q], T], instance: S, owner: type[Any] | None = None, /
+        self: Bindable[type[S], Q, T], instance: S, owner: type[Any] | None = None, /
     ) -> Cached[Q, T]: ...
     @overload  # a method through the class, a staticmethod through either
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Cached[P, R]: ...
@@ -104,15 +109,21 @@ class AsyncCached(Protocol[P, R]):
 
     @overload
     def __get__(
-        self: AsyncCached[Concatenate[S, Q], T], instance: S, owner: type[Any] | None = None, /
+        self: Bindable[S, Q, Coroutine[Any, Any, T]],
+        instance: S,
+        owner: type[Any] | None = None,
+        /,
     ) -> AsyncCached[Q, T]: ...
     @overload
     def __get__(
-        self: AsyncCached[Concatenate[type[S], Q], T], instance: None, owner: type[S], /
+        self: Bindable[type[S], Q, Coroutine[Any, Any, T]], instance: None, owner: type[S], /
     ) -> AsyncCached[Q, T]: ...
     @overload
     def __get__(
-        self: AsyncCached[Concatenate[type[S], Q], T], instance: S, owner: type[Any] | None = None, /
+        self: Bindable[type[S], Q, Coroutine[Any, Any, T]],
+        instance: S,
+        owner: type[Any] | None = None,
+        /,
     ) -> AsyncCached[Q, T]: ...
     @overload
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> AsyncCached[P, R]: ...
@@ -162,16 +173,16 @@ class CachedMany(Protocol[P, K, V]):
 
     @overload
     def __get__(
-        self: CachedMany[Concatenate[S, Q], K, V], instance: S, owner: type[Any] | None = None, /
-    ) -> CachedMany[Q, K, V]: ...
+        self: Bindable[S, Q, dict[T, U]], instance: S, owner: type[Any] | None = None, /
+    ) -> CachedMany[Q, T, U]: ...
     @overload
     def __get__(
-        self: CachedMany[Concatenate[type[S], Q], K, V], instance: None, owner: type[S], /
-    ) -> CachedMany[Q, K, V]: ...
+        self: Bindable[type[S], Q, dict[T, U]], instance: None, owner: type[S], /
+    ) -> CachedMany[Q, T, U]: ...
     @overload
     def __get__(
-        self: CachedMany[Concatenate[type[S], Q], K, V], instance: S, owner: type[Any] | None = None, /
-    ) -> CachedMany[Q, K, V]: ...
+        self: Bindable[type[S], Q, dict[T, U]], instance: S, owner: type[Any] | None = None, /
+    ) -> CachedMany[Q, T, U]: ...
     @overload
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> CachedMany[P, K, V]: ...
 
@@ -197,16 +208,25 @@ class AsyncCachedMany(Protocol[P, K, V]):
 
     @overload
     def __get__(
-        self: AsyncCachedMany[Concatenate[S, Q], K, V], instance: S, owner: type[Any] | None = None, /
-    ) -> AsyncCachedMany[Q, K, V]: ...
+        self: Bindable[S, Q, Coroutine[Any, Any, dict[T, U]]],
+        instance: S,
+        owner: type[Any] | None = None,
+        /,
+    ) -> AsyncCachedMany[Q, T, U]: ...
     @overload
     def __get__(
-        self: AsyncCachedMany[Concatenate[type[S], Q], K, V], instance: None, owner: type[S], /
-    ) -> AsyncCachedMany[Q, K, V]: ...
+        self: Bindable[type[S], Q, Coroutine[Any, Any, dict[T, U]]],
+        instance: None,
+        owner: type[S],
+        /,
+    ) -> AsyncCachedMany[Q, T, U]: ...
     @overload
     def __get__(
-        self: AsyncCachedMany[Concatenate[type[S], Q], K, V], instance: S, owner: type[Any] | None = None, /
-    ) -> AsyncCachedMany[Q, K, V]: ...
+        self: Bindable[type[S], Q, Coroutine[Any, Any, dict[T, U]]],
+        instance: S,
+        owner: type[Any] | None = None,
+        /,
+    ) -> AsyncCachedMany[Q, T, U]: ...
     @overload
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> AsyncCachedMany[P, K, V]: ...
 
@@ -231,6 +251,20 @@ class ManyDecorator(Protocol):
     ) -> AsyncCachedMany[P, K, V]: ...
     @overload
     def __call__(self, fn: Callable[P, Mapping[K, V]], /) -> CachedMany[P, K, V]: ...
+
+
+class Configure(Protocol[P]):
+    """``configure``: a ready cache, or what makes one."""
+
+    @overload
+    def __call__(self, cache: Cache, /) -> Cache: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Cache: ...
+
+
+def as_made_by(make: Callable[P, Cache]) -> Callable[[Callable[..., Cache]], Configure[P]]:
+    """Type ``configure`` by the parameters of ``make``, which so are written once."""
+    return lambda configure: cast("Configure[P]", configure)
 
 
 class SameDecorator(Protocol):

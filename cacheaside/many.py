@@ -177,7 +177,10 @@ class Batch:
     def listed(self, given: Any) -> list[Any]:
         if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
             raise ConfigError(f"{self.ids} of {self.fn.__qualname__} must be a list of ids, not {given!r}")
-        return list(dict.fromkeys(cast("Iterable[object]", given)))
+        try:
+            return list(dict.fromkeys(cast("Iterable[object]", given)))
+        except TypeError as error:
+            raise ConfigError(f"{self.ids} of {self.fn.__qualname__} must be hashable ids: {error}") from None
 
     def load(
         self, wanted: list[Any], rest: list[int], with_ids: Callable[[Any], Any], places: list[int]

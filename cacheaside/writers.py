@@ -66,7 +66,7 @@ def invalidates_decorator(
 
         def affected(
             before: tuple[list[str], list[str]], args: tuple[Any, ...], kwargs: dict[str, Any], *result: Any
-        ) -> tuple[dict[str, Iterable[str]], Exception | None]:
+        ) -> tuple[dict[str, None], dict[str, None], Exception | None]:
             """What to drop, and what went wrong in naming it: the rest is dropped before that is raised."""
             keys, tags = dict.fromkeys(before[0]), dict.fromkeys(before[1])
             try:
@@ -77,8 +77,8 @@ def invalidates_decorator(
                 if late is not None and result:
                     tags.update(dict.fromkeys(late(*result, *args, **kwargs)))
             except Exception as error:
-                return {"keys": keys, "tags": tags}, error
-            return {"keys": keys, "tags": tags}, None
+                return keys, tags, error
+            return keys, tags, None
 
         def sync(wrapped: Fn, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             everything = whole_args(kind, instance, args)
@@ -87,10 +87,11 @@ def invalidates_decorator(
                 result = wrapped(*args, **kwargs)
             except BaseException:  # interrupted, it may have written all the same
                 if on_error:
-                    source().invalidate(**affected(before, everything, kwargs)[0])
+                    keys, tags, _ = affected(before, everything, kwargs)
+                    source().invalidate(keys=keys, tags=tags)
                 raise
-            what, wrong = affected(before, everything, kwargs, result)
-            source().invalidate(**what)
+            keys, tags, wrong = affected(before, everything, kwargs, result)
+            source().invalidate(keys=keys, tags=tags)
             if wrong is not None:
                 raise wrong
             return result
@@ -104,10 +105,11 @@ def invalidates_decorator(
                 result = await wrapped(*args, **kwargs)
             except BaseException:
                 if on_error:
-                    await source().ainvalidate(**affected(before, everything, kwargs)[0])
+                    keys, tags, _ = affected(before, everything, kwargs)
+                    await source().ainvalidate(keys=keys, tags=tags)
                 raise
-            what, wrong = affected(before, everything, kwargs, result)
-            await source().ainvalidate(**what)
+            keys, tags, wrong = affected(before, everything, kwargs, result)
+            await source().ainvalidate(keys=keys, tags=tags)
             if wrong is not None:
                 raise wrong
             return result

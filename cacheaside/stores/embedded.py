@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 from cachetools import LRUCache
 
@@ -32,6 +32,9 @@ from cacheaside.engine.commands import (
 )
 from cacheaside.fork import renew_after_fork
 
+MOST_LISTED: Final = 100_000
+"""Entries in the lists of all tags together: there may be as many tags as entries."""
+
 Row = tuple[bytes, float]
 
 
@@ -47,6 +50,7 @@ class EmbeddedStore:
     def __init__(self, max_bytes: int, clock: Callable[[], float], index_limit: int = 10_000) -> None:
         self._rows: LRUCache[str, Row] = LRUCache(max_bytes, getsizeof=lambda row: len(row[0]) + 256)
         self._index: dict[str, dict[str, float]] = {}
+        self._listed = 0
         self._clock = clock
         self._index_limit = index_limit
         self._lock = threading.Lock()
@@ -82,6 +86,7 @@ class EmbeddedStore:
         with self._lock:
             self._rows.clear()
             self._index.clear()
+            self._listed = 0
 
     async def aclose(self) -> None:
         self.close()
@@ -147,12 +152,32 @@ class EmbeddedStore:
             if token is not None and self._rows[key][1] < self._clock() + ttl:
                 self._set(key, token, ttl)
         for index, key, end in command.index:
-            listed = self._index.setdefault(index, {})
-            listed.pop(key, None)
-            listed[key] = end
-            while len(listed) > self._index_limit:
-                del listed[next(iter(listed))]
+            self._list(index, key, end)
         return tuple(done)
+
+    def _list(self, index: str, key: str, end: float) -> None:
+        listed = self._index.setdefault(index, {})
+        if listed.pop(key, None) is None:
+            self._listed += 1
+        listed[key] = end
+        while len(listed) > self._index_limit:
+            del listed[next(iter(listed))]
+            self._listed -= 1
+        if self._listed > MOST_LISTED:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Shorten the lists by what has expired; where that is not enough, the oldest lists go."""
+        now = self._clock()
+        for index, listed in list(self._index.items()):
+            left = {key: end for key, end in listed.items() if end > now}
+            if left:
+                self._index[index] = left
+            else:
+                del self._index[index]
+        self._listed = sum(map(len, self._index.values()))
+        while self._listed > MOST_LISTED // 2:
+            self._listed -= len(self._index.pop(next(iter(self._index))))
 
     def _hold(self, command: Hold) -> Begun:
         tokens = self._tokens(command.tokens, command.token_ttl)
@@ -202,6 +227,7 @@ class EmbeddedStore:
     def _forget(self, command: Forget) -> None:
         listed = self._index.get(command.index, {})
         for key in command.keys:
-            listed.pop(key, None)
+            if listed.pop(key, None) is not None:
+                self._listed -= 1
         if not listed:
             self._index.pop(command.index, None)

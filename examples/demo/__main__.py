@@ -26,6 +26,7 @@ from .workload import MORE_POSTS, Acknowledged, Crew, Phase, Plan, WorkerDied
 
 POSTS_EACH = 5
 
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FINE, STALE, BROKEN, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -85,8 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments(argv)
     console = Console()
     report: Report | None = None
-    # So that what `kill` ends is cleaned up like what Ctrl-C ends.
-    signal.signal(signal.SIGTERM, interrupted)
+    for number in ENDS:
+        signal.signal(number, interrupted)
     try:
         with ExitStack() as stack:
             graph = choose(options.graph)
@@ -99,18 +100,21 @@ def main(argv: list[str] | None = None) -> int:
             run(options, plan, report, console)
     except KeyboardInterrupt:
         if report is not None and report.tallies:
-            console.print(report.table())
+            console.print(report.final())
         console.print("Interrupted.")
         return INTERRUPTED
     except (Unusable, WorkerDied, OSError, ValueError) as error:
         print(f"python -m examples.demo: {error}", file=sys.stderr)
         return BROKEN
-    console.print(report.table())
+    console.print(report.final())
     console.print(report.verdict())
     return STALE if report.stale else FINE
 
 
 def interrupted(number: int, frame: object) -> None:
+    """Clean up and end, whether by Ctrl-C, by `kill` or with the terminal; once, however often it is said."""
+    for each in ENDS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -140,7 +144,9 @@ def run(options: argparse.Namespace, plan: Plan, report: Report, console: Consol
     with Crew(plan, options.workers, acknowledged) as crew, ExitStack() as stack:
         crew.ready()
         live: Live | None = None
-        if console.is_terminal:
+        if not console.is_terminal:
+            console.print(f"{len(report.modes)} phases of {options.seconds:g} s")
+        else:
             live = stack.enter_context(
                 Live(report.live(), console=console, transient=True, refresh_per_second=8)
             )

@@ -49,31 +49,27 @@ class Report:
             return Text(f"STALE: {self.stale:,} of {self.reads:,} reads returned old data", "bold red")
         return Text(f"Stale reads: 0 of {self.reads:,}", "bold green")
 
+    def final(self) -> RenderableType:
+        """The table with its heading and note."""
+        return Group(Text(self.heading, "bold"), self.table(), Text(self.note, "dim"))
+
     def live(self) -> RenderableType:
-        """The table, with how far the phases have come below it."""
+        """The same, with how far the phases have come below it."""
         done = sum(min(self.seconds, tally.elapsed) for tally in self.tallies.values())
         bar = ProgressBar(self.seconds * len(self.modes), done, width=40)
         current = TITLES[[mode for mode in self.modes if mode in self.tallies][-1]] if self.tallies else ""
-        left = Table.grid(padding=(0, 2))
-        left.add_row(bar, Text(f"{current}   {done:.0f} of {self.seconds * len(self.modes):.0f} s", "dim"))
-        return Group(self.table(), left)
+        how_far = Table.grid(padding=(0, 2))
+        how_far.add_row(bar, Text(f"{current}   {done:.0f} of {self.seconds * len(self.modes):.0f} s", "dim"))
+        return Group(self.final(), how_far)
 
     def table(self) -> Table:
-        table = Table(
-            title=self.heading,
-            caption=self.note or None,
-            title_style="bold",
-            caption_style="dim",
-            title_justify="left",
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("", min_width=26, style="dim")
         for mode in self.modes:
             table.add_column(TITLES[mode], justify="right", min_width=16)
         for label, cell in ROWS:
-            table.add_row(label, *(self._cell(mode, cell) for mode in self.modes))
+            style = "bold" if cell is speed else None
+            table.add_row(label, *(self._cell(mode, cell) for mode in self.modes), style=style)
         table.add_section()
         table.add_row(Text("stale reads", "bold"), *(self._stale(mode) for mode in self.modes))
         return table

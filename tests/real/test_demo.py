@@ -99,7 +99,7 @@ def test_an_interrupt_ends_it_and_leaves_nothing(
 ) -> None:
     """In a process group of its own, as in a terminal, where Ctrl-C goes to all of them."""
     with subprocess.Popen(
-        command,
+        [*command, "--seconds", "30"],
         cwd=PROJECT,
         env={**environment, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -109,7 +109,7 @@ def test_an_interrupt_ends_it_and_leaves_nothing(
     ) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline().startswith("no cache:")
+            assert process.stdout.readline().startswith("2 phases of 30 s")
             os.killpg(process.pid, number)
             out, err = process.communicate(timeout=20)
             assert (process.returncode, err) == (130, "")

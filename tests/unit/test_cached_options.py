@@ -167,6 +167,25 @@ async def test_tags_may_be_a_function_of_arguments_and_result(cache: Cache, tags
     assert len(loads) == 2
 
 
+async def test_a_template_names_nothing_of_none_and_a_function_may(cache: Cache) -> None:
+    @cache.cached(ns="posts", key="{post_id}", tags=["posts", "author:{result.author_id}"])
+    def named(post_id: int) -> Post | None:
+        return None
+
+    @cache.cached(ns="drafts", key="{post_id}", tags=lambda post_id, result: [f"draft:{post_id}:{result}"])
+    def computed(post_id: int) -> Post | None:
+        return None
+
+    assert named(1) is None
+    assert named.peek(1) is None
+    cache.invalidate(tags=["posts"])
+    assert named.peek(1) is MISSING
+    computed(1)
+    assert computed.peek(1) is None
+    cache.invalidate(tags=["draft:1:None"])
+    assert computed.peek(1) is MISSING
+
+
 async def test_one_tag_drops_entries_of_several_namespaces(cache: Cache) -> None:
     loads: list[str] = []
 

@@ -293,7 +293,7 @@ def test_the_table_shows_both_phases_and_the_stale_reads() -> None:
     report.tallies["cacheaside"] = Tally(elapsed=1.0, reads=400, queries=80, hits_l2=360, loads=40, stale=7)
     out = io.StringIO()
     console = Console(file=out, width=100)
-    console.print(report.table(), report.live(), report.verdict())
+    console.print(report.final(), report.live(), report.verdict())
     text = " ".join(out.getvalue().split())
     assert "a heading" in text
     assert "400 (4.0x)" in text
