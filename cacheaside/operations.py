@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from cacheaside.codecs import ValueCodec
+from cacheaside.coherence import Channel
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Announce, Flow, Members, Scan, Sleep
 from cacheaside.engine.direct import Found, expire, find, put_values, reclaim
@@ -74,6 +75,8 @@ class Operations:
     driver: Driver
     store: Store
     near: NearCache | None
+    l1_entries: int
+    channel: Channel | None
     reclaimer: Reclaimer
     sites: list[Site]
     codecs: dict[bytes, ValueCodec]

@@ -24,7 +24,7 @@ INPUT_AND_OUTPUT = {
     "time",
 }
 WAITING = {"drive.py": {"asyncio", "concurrent", "threading", "time"}, "flights.py": {"concurrent"}}
-OWN = {"call", "canonical", "commands", "engine", "entry", "errors", "flights", "keys", "policy", "stats"}
+OWN = {"call", "canonical", "commands", "engine", "entry", "errors", "flights", "fork", "keys", "policy", "stats"}
 
 
 def imports(path: Path) -> Iterator[str]:
