@@ -8,7 +8,8 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from cacheaside.codecs import pack, unpack
 from cacheaside.engine.flights import Flights
@@ -22,6 +23,19 @@ log = logging.getLogger("cacheaside")
 
 SAID: int = 256
 """Bad data is logged once for a namespace and a reason, and for so many of them."""
+
+
+_worlds: Final[WeakSet[ProcessWorld]] = WeakSet()
+
+
+def _forget_flights() -> None:
+    """In a forked child: the threads and tasks that lead them are in the parent."""
+    for world in _worlds:
+        world.flights = Flights()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_flights)
 
 
 class ProcessWorld:
@@ -46,6 +60,7 @@ class ProcessWorld:
     ) -> None:
         self.keys = keys
         self.flights = Flights()
+        _worlds.add(self)
         self.max_value = max_value
         self.index_limit = index_limit
         self.clock = clock
@@ -97,6 +112,7 @@ def _words(kind: str, reason: str, ns: str) -> tuple[str, str, str]:
     return (
         {
             "foreign": "a slot holds something cacheaside did not write and is left alone",
+            "foreign tag": "the key of a tag holds something cacheaside did not write and is left alone",
             "broken": "an entry is damaged and is replaced",
             "undecodable": "an entry does not decode and is replaced",
             "unencodable": "a result does not fit its annotation and is not cached",

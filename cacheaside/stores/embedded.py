@@ -28,6 +28,7 @@ from cacheaside.engine.commands import (
     Scan,
     Sweep,
 )
+from cacheaside.entry import HEAD
 
 MOST_LISTED: Final = 100_000
 """Entries in the lists of all tags together: there may be as many tags as entries."""
@@ -116,7 +117,7 @@ class EmbeddedStore:
             if place.expected is None:
                 ours = there is None
             else:
-                ours = there is not None and there.startswith(place.expected)
+                ours = there is not None and there[:HEAD] == place.expected
             if ours:
                 self._set(place.slot, place.marker, command.lease)
             slots.append(None if ours else there or b"")
