@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Self, Unpack, cast
 
 import cachetools
 
@@ -349,7 +349,9 @@ def redis_store(cache: Cache, endpoint: Endpoint, index_limit: int) -> RedisStor
 
 def eviction_policy(wanted: Any) -> Evict:
     """The policy of this name, or a policy of one's own."""
-    evict: Evict | None = wanted if callable(wanted) else POLICIES.get(str(wanted))
+    if callable(wanted):
+        return cast(Evict, wanted)
+    evict = POLICIES.get(str(wanted))
     if evict is None:
         known = ", ".join(map(repr, POLICIES))
         raise ConfigError(f"l1_policy must be one of {known} or a class of cachetools, not {wanted!r}")

@@ -4,8 +4,8 @@ Every slot opens with the same 24 bytes, its *head*: magic, kind, nonce, incarna
 new for every fill, so two slots with one head are one and the same; compare-and-set compares heads.
 
     placeholder, hold   head | start f64 | digest 8
-    value               head | start f64 | cost f32 | soft f64 | hard f64 | schema 8 | flags u8
-                             | length of the known tags u32 | of the late tags u32
+    value               head | crc32 of what follows u32 | start f64 | cost f32 | soft f64 | hard f64
+                             | schema 8 | flags u8 | length of the known tags u32 | of the late tags u32
                              | known tags | late tags | payload
 
 A tag is ``length u16 | name | token``. Times are seconds since the epoch. The known tags are those
@@ -19,6 +19,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
+from zlib import crc32
 
 from msgspec import Struct
 
@@ -36,7 +37,9 @@ NEGATIVE: Final = 0x80
 """Flag: the value is ``None`` and has no payload. The low bits belong to the codecs."""
 
 _marker = struct.Struct(">3sB12s8sd8s")
-_value = struct.Struct(">3sB12s8sdfdd8sBII")
+_value = struct.Struct(">3sB12s8sIdfdd8sBII")
+_opening = struct.Struct(">3sB12s8sI")
+_rest = struct.Struct(">dfdd8sBII")
 _length = struct.Struct(">H")
 
 
@@ -97,11 +100,14 @@ def parse(raw: bytes | None) -> Slot:
         return Foreign(raw)
     try:
         if raw[3] == VALUE:
-            _, _, nonce, inc, start, cost, soft, hard, schema, flags, known, late = _value.unpack_from(raw)
+            (_, _, nonce, inc, crc, start, cost, soft, hard, schema, flags, known, late) = _value.unpack_from(
+                raw
+            )
+            # A payload cut short or changed may still decode, to a wrong answer.
+            if crc32(memoryview(raw)[_opening.size :]) != crc:
+                return Broken(raw)
             tags = _value.size + known
             body = tags + late
-            if body > len(raw):
-                return Broken(raw)
             return Value(
                 nonce, inc, start, cost, soft, hard, schema, flags,
                 raw[_value.size : tags], raw[tags:body] if late else b"", raw, body,
@@ -129,10 +135,11 @@ def pack_value(
     payload: bytes,
 ) -> bytes:
     """The bytes of a value slot."""
-    head = _value.pack(
-        MAGIC, VALUE, nonce, incarnation, start, cost, soft, hard, schema, flags, len(known), len(late)
-    )
-    return b"".join((head, known, late, payload))
+    rest = _rest.pack(start, cost, soft, hard, schema, flags, len(known), len(late))
+    crc = 0
+    for part in (rest, known, late, payload):
+        crc = crc32(part, crc)
+    return b"".join((_opening.pack(MAGIC, VALUE, nonce, incarnation, crc), rest, known, late, payload))
 
 
 def pack_tags(names: Sequence[str], tokens: Iterable[bytes]) -> bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cacheaside.codecs import pack, unpack
 from cacheaside.engine.flights import Flights
 from cacheaside.entry import NO_INCARNATION, NONCE
+from cacheaside.fork import renew_after_fork
 from cacheaside.keys import Keyspace
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class ProcessWorld:
     ) -> None:
         self.keys = keys
         self.flights = Flights()
+        renew_after_fork(self)
         self.max_value = max_value
         self.index_limit = index_limit
         self.clock = clock
@@ -64,6 +66,10 @@ class ProcessWorld:
         self._compress_above = compress_above
         self._incarnation = NO_INCARNATION
         self._extended: dict[str, float] = {}
+
+    def after_fork(self) -> None:
+        """The threads and tasks that lead the flights of now are in the parent."""
+        self.flights = Flights()
 
     def nonce(self) -> bytes:
         return os.urandom(NONCE)
@@ -107,6 +113,7 @@ def _words(kind: str, reason: str, ns: str) -> tuple[str, str, str]:
     return (
         {
             "foreign": "a slot holds something cacheaside did not write and is left alone",
+            "foreign tag": "the key of a tag holds something cacheaside did not write and is left alone",
             "broken": "an entry is damaged and is replaced",
             "undecodable": "an entry does not decode and is replaced",
             "unencodable": "a result does not fit its annotation and is not cached",

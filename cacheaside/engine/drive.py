@@ -230,7 +230,7 @@ class Driver:
     async def aclose(self) -> None:
         """End the background tasks of this loop, then what ``close`` ends."""
         loop = asyncio.get_running_loop()
-        mine = [t for t in self._tasks if t.get_loop() is loop and t is not asyncio.current_task()]
+        mine = [t for t in list(self._tasks) if t.get_loop() is loop and t is not asyncio.current_task()]
         for task in mine:
             task.cancel()
         await asyncio.gather(*mine, return_exceptions=True)

@@ -57,6 +57,7 @@ from cacheaside.entry import (
     Slot,
     Value,
     digest,
+    is_hold,
     is_token,
     new_token,
     pack_tags,
@@ -151,8 +152,13 @@ def judge(site: Site, call: Call, seen: Seen) -> None:
     elif type(slot) is Broken:
         site.counts.bad_data += 1
         world.bad_data(site, call.key, "broken")
-    if seen.verdict is Verdict.MISS and any(t is not None and not is_token(t) for t in tokens):
-        seen.verdict = Verdict.UNSTORABLE  # a hold, or not ours
+    if seen.verdict is Verdict.MISS and not proven:
+        strange = [t for t in tokens if t is not None and not is_token(t)]
+        if strange:
+            seen.verdict = Verdict.UNSTORABLE
+        if not all(map(is_hold, strange)):
+            site.counts.foreign += 1
+            world.bad_data(site, call.key, "foreign tag")
 
 
 def valid(site: Site, call: Call, seen: Seen, value: Value) -> bool:

@@ -30,6 +30,7 @@ from cacheaside.engine.commands import (
     Scan,
     Sweep,
 )
+from cacheaside.entry import HEAD
 from cacheaside.fork import renew_after_fork
 
 MOST_LISTED: Final = 100_000
@@ -125,7 +126,7 @@ class EmbeddedStore:
             if place.expected is None:
                 ours = there is None
             else:
-                ours = there is not None and there.startswith(place.expected)
+                ours = there is not None and there[:HEAD] == place.expected
             if ours:
                 self._set(place.slot, place.marker, command.lease)
             slots.append(None if ours else there or b"")

@@ -7,8 +7,10 @@ only thing done twice, in ``perform`` and ``aperform``.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cache
@@ -45,11 +47,15 @@ from cacheaside.stores.announcements import announcement
 from cacheaside.stores.batching import Batcher
 from cacheaside.stores.lines import Lines
 
+log = logging.getLogger("cacheaside")
+
 STAGE_ABOVE: Final = 4096
 """Values above this many bytes are staged beside their slot instead of passing through a script."""
 STAGED_MS: Final = 30_000
 TRIM_ONE_IN: Final = 64
 INDEX_MS: Final = 7 * 86_400_000
+SILENCE: Final = 60.0
+"""Seconds for which a server that does not serve is not spoken of again."""
 
 Call = tuple[Any, ...]
 Parse = Callable[[list[Any]], Any]
@@ -105,6 +111,7 @@ class RedisStore:
         self._index_limit = index_limit
         self._lines: Lines | None = None
         self.channel: HeartbeatChannel | None = None
+        self._silent_until = 0.0
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Batcher] = WeakKeyDictionary()
         self._encoders: dict[type, Callable[[Any], tuple[list[Call], Parse]]] = {
             Begin: self._begin,
@@ -137,9 +144,9 @@ class RedisStore:
             if missing:
                 for i, reply in zip(missing, send(client, whole(calls, missing)), strict=True):
                     replies[i] = reply
+            return parse(replies)
         except (RedisError, OSError) as error:
-            raise unavailable(error) from error
-        return parse(replies)
+            raise self._failed(error) from error
 
     async def aperform(self, command: Any) -> Any:
         """``perform`` on the running event loop; reads of one loop tick leave as one MGET."""
@@ -157,9 +164,18 @@ class RedisStore:
                 again = await asend(client, whole(calls, missing))
                 for i, reply in zip(missing, again, strict=True):
                     replies[i] = reply
+            return parse(replies)
         except (RedisError, OSError) as error:
-            raise unavailable(error) from error
-        return parse(replies)
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> StoreUnavailable:
+        """What to raise; said at most once in a while, or a wrong password would look like a slow cache."""
+        failure = StoreUnavailable(f"Redis did not serve a command: {type(error).__name__}: {error}")
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + SILENCE
+            log.warning("%s; functions answer without the cache meanwhile", failure)
+        return failure
 
     def _confirm(self, command: Confirm) -> bool:
         if self.channel is None:
@@ -203,6 +219,9 @@ class RedisStore:
         loop = asyncio.get_running_loop()
         batcher = self._loops.get(loop)
         if batcher is None:
+            for ended in filter(None, [ref() for ref in self._loops.keyrefs()]):
+                if ended.is_closed():  # its connections hold it, and would stay open for ever
+                    self._loops.pop(ended, None)
             batcher = self._loops[loop] = Batcher(self._aconnect())
         return batcher
 
@@ -403,14 +422,10 @@ def ms(seconds: float) -> int:
     return max(1, int(seconds * 1000))
 
 
-def unavailable(error: BaseException) -> StoreUnavailable:
-    return StoreUnavailable(f"Redis did not serve a command: {type(error).__name__}: {error}")
-
-
 def check(reply: Any) -> Any:
-    """A reply, or StoreUnavailable for an error reply: READONLY, OOM, LOADING, NOPERM and the like."""
+    """A reply; raises what is an error: READONLY, OOM, LOADING, NOPERM and the like."""
     if isinstance(reply, Exception):
-        raise unavailable(reply) from reply
+        raise reply
     return reply
 
 

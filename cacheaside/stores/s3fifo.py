@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from cachetools import Cache
 
@@ -103,7 +103,8 @@ class S3FIFOCache(Cache[K, V]):
         self._small_size = 0.0
 
     def __copy__(self) -> S3FIFOCache[K, V]:
-        copy: S3FIFOCache[K, V] = super().__copy__()  # type: ignore[misc]
+        # The stubs of cachetools leave out that a cache can be copied.
+        copy = cast("S3FIFOCache[K, V]", super().__copy__())  # type: ignore[misc]
         copy._small, copy._main = self._small.copy(), self._main.copy()
         copy._ghost, copy._hits = self._ghost.copy(), self._hits.copy()
         return copy

@@ -24,7 +24,9 @@ INPUT_AND_OUTPUT = {
     "time",
 }
 WAITING = {"drive.py": {"asyncio", "concurrent", "threading", "time"}, "flights.py": {"concurrent"}}
-OWN = {"call", "canonical", "commands", "engine", "entry", "errors", "flights", "fork", "keys", "policy", "stats"}
+OWN = {
+    "call", "canonical", "commands", "engine", "entry", "errors", "flights", "fork", "keys", "policy", "stats",
+}  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -200,7 +200,8 @@ TYPED = [
     1, "1", True, "True", None, "None", "", "a:b", ("a", "b"), ("a:b",), ("a,b",), (), ("",), ("", ""), 1.0,
     "1.0", -0.0, 0.0, 0, b"1", b"", "%31", "%b31", Decimal(1), "%d1", Decimal("1.0"), NAN, "nan",
     UUID(int=1), date(2026, 11, 1), datetime(2026, 11, 1), time(10), Color.RED, Color.BLUE, "Color.RED",
-    "%mColor.RED", Level.ONE, Word.ONE, Permission(3), Permission(0), ((),), "%()", "()", (1, 2), ("1", 2), ((1,), 2), "1,2",
+    "%mColor.RED", Level.ONE, Word.ONE, Permission(3), Permission(0), ((),), "%()", "()",
+    (1, 2), ("1", 2), ((1,), 2), "1,2",
 ]  # fmt: skip
 
 SPELT = [str(UUID(int=1)), "2026-11-01", "10:00:00"]

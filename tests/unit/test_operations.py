@@ -28,10 +28,23 @@ def do(request: pytest.FixtureRequest, any_cache: Cache) -> Do:
 
 
 def test_every_operation_that_speaks_to_the_store_has_its_a_twin() -> None:
-    operations = (
-        "get set delete exists get_many set_many expire ttl get_or_load invalidate delete_matching clear "
-        "tag_keys explain reclaim"
-    ).split()
+    operations = [
+        "get",
+        "set",
+        "delete",
+        "exists",
+        "get_many",
+        "set_many",
+        "expire",
+        "ttl",
+        "get_or_load",
+        "invalidate",
+        "delete_matching",
+        "clear",
+        "tag_keys",
+        "explain",
+        "reclaim",
+    ]
     for name in operations:
         assert asyncio.iscoroutinefunction(getattr(Cache, f"a{name}")), name
         assert callable(getattr(Cache, name)), name
