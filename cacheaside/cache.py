@@ -113,6 +113,8 @@ class Cache(Operations):
             check_size(name, value, least=1)
         if compress_above is not None:
             check_size("compress_above", compress_above, least=0)
+        if not callable(clock):
+            raise ConfigError(f"clock must be a function such as time.time, not {clock!r}")
         evict = eviction_policy(l1_policy)
         self.prefix = prefix
         self.ttl_default = seconds("ttl", ttl)

@@ -111,6 +111,17 @@ class ValueCodec:
             raise CodecError(f"these bytes are not a value of this {self.name} codec: {error}") from error
 
 
+def _without_none(hint: Any) -> Any:
+    """None is a flag of the entry: a function that may return it writes what one that may not does.
+
+    So `get(id) -> Post | None` and `find(ids) -> dict[int, Post]` can share their entries.
+    """
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType) or types.NoneType not in arguments:
+        return hint
+    return typing.Union[tuple(one for one in arguments if one is not types.NoneType)]  # noqa: UP007
+
+
 def codec_for(
     annotation: Any, *, codec: str | Serializer = "msgpack", version: int = 1, share: bool | None = None
 ) -> ValueCodec:
@@ -136,7 +147,7 @@ def codec_for(
         raise CodecError("a function declared `-> None` has nothing to cache: declare what it returns")
     hint = Any if annotation is NO_ANNOTATION else annotation
     shape = _Shape()
-    structure = shape.of(hint)
+    structure = shape.of(_without_none(hint))
 
     if isinstance(codec, str) and codec in ("msgpack", "json"):
         name = codec

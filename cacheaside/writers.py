@@ -44,8 +44,8 @@ def invalidates_decorator(
 ) -> SameDecorator:
     """The decorator behind ``invalidates`` on the default cache and on a ``Cache``."""
     templates = names("keys", keys)
-    if not callable(tags) and not isinstance(tags, str):
-        tags = tuple(tags)
+    if isinstance(tags, Iterable) and not isinstance(tags, (str, bytes)):
+        tags = tuple(tags)  # it may be a generator, and the decorator be used twice
     if not tags and not templates:
         raise ConfigError("@invalidates needs tags=[...] or keys=[...]: it would drop nothing")
     if templates and ns is None:

@@ -155,21 +155,21 @@ async def test_other_arguments_are_passed_on_and_tell_keys_apart(cache: Cache, p
 async def test_a_single_function_and_a_batch_may_share_their_entries(
     any_cache: Cache, source: Source, paint: Any, ask: Any
 ) -> None:
-    """For one key, one annotation and the same tags."""
+    """For one key and the same tags; whether None may be returned makes no difference."""
     loads: list[int] = []
 
     @any_cache.cached(ns="posts", key="post:{post_id}", tags=["post:{post_id}"])
     @paint
-    def get(post_id: int) -> Post:
+    def get(post_id: int) -> Post | None:
         loads.append(post_id)
-        return source.rows[post_id]
+        return source.rows.get(post_id)
 
     assert source.find.key(1) == get.key(1)
-    await ask(source.find([1, 2]))
-    assert await ask(get(1)) == Post(1)
-    await ask(get(3))
-    assert await ask(source.find([1, 2, 3])) == {i: Post(i) for i in (1, 2, 3)}
-    assert (loads, source.asked) == ([3], [[1, 2]])
+    await ask(source.find([1, 2, 98]))
+    assert [await ask(get(1)), await ask(get(98))] == [Post(1), None]
+    await ask(get(3)), await ask(get(99))
+    assert await ask(source.find([1, 2, 3, 99])) == {i: Post(i) for i in (1, 2, 3)}
+    assert (loads, source.asked) == ([3, 99], [[1, 2, 98]])
 
 
 # ---------------------------------------------------------------------------- errors
