@@ -13,6 +13,7 @@ import pytest
 
 import cacheaside
 from cacheaside import Cache, CacheasideError, CodecError, ConfigError, KeyTemplateError
+from tests.ids import named
 
 
 def refused(
@@ -47,7 +48,7 @@ SECONDS = [
 @pytest.mark.parametrize(
     "value",
     [-1, -0.5, math.nan, math.inf, 1e12, "60", [60], timedelta(seconds=-1), timedelta(days=9999)],
-    ids=repr,
+    ids=named,
 )
 @pytest.mark.parametrize("option", SECONDS)
 def test_seconds_are_checked_where_the_decorator_stands(cache: Cache, option: str, value: Any) -> None:
@@ -101,7 +102,7 @@ def test_0_seconds_is_refused_where_it_means_nothing(cache: Cache, option: str) 
         ({"ns": "[a]"}, ["ns", "brackets"]),
         ({"ns": 5}, ["ns"]),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_an_option_that_cannot_work_is_named(cache: Cache, options: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -136,7 +137,7 @@ def test_a_batch_has_no_options_of_single_values(cache: Cache, option: str) -> N
         ("a%{a}", ["'%'"]),
         (5, ["must be a str"]),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_a_key_template_that_cannot_work_is_shown(cache: Cache, key: Any, parts: list[str]) -> None:
     refused(KeyTemplateError, *parts, decorator=cache.cached(ns="n", key=key))
@@ -156,7 +157,7 @@ def test_a_key_template_that_cannot_work_is_shown(cache: Cache, key: Any, parts:
         (lambda c, d: ["x"], ["'c'", "a, b"]),
         (lambda *everything: ["x"], ["*everything"]),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_tags_that_cannot_work_are_shown(cache: Cache, tags: Any, parts: list[str]) -> None:
     for decorator in (
@@ -167,7 +168,7 @@ def test_tags_that_cannot_work_are_shown(cache: Cache, tags: Any, parts: list[st
         refused(KeyTemplateError, *parts, decorator=decorator)
 
 
-@pytest.mark.parametrize("returned", ["feed", None, [5], 5], ids=repr)
+@pytest.mark.parametrize("returned", ["feed", None, [5], 5], ids=named)
 def test_a_function_of_tags_must_return_a_list_of_strings(cache: Cache, returned: Any) -> None:
     @cache.cached(ns="n", key="{a}", tags=lambda a: returned)
     def f(a: int) -> int:
@@ -408,7 +409,7 @@ def test_invalidates_must_drop_something(cache: Cache) -> None:
 # ---------------------------------------------------------------------------- direct operations
 
 
-@pytest.mark.parametrize("key", ["k", ":k", "", 5, None, b"n:k", ("n:k",)], ids=repr)
+@pytest.mark.parametrize("key", ["k", ":k", "", 5, None, b"n:k", ("n:k",)], ids=named)
 def test_a_key_without_a_namespace_is_refused_everywhere(cache: Cache, key: Any) -> None:
     for operation in (
         lambda: cache.get(key),
@@ -466,7 +467,7 @@ def test_names_that_are_no_strings_are_refused(cache: Cache) -> None:
             operation()
 
 
-@pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf, True, "60", 10**12], ids=repr)
+@pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf, True, "60", 10**12], ids=named)
 def test_a_ttl_of_a_direct_operation_is_checked(cache: Cache, ttl: Any) -> None:
     for operation in (
         lambda: cache.set("n:k", 1, ttl=ttl),
@@ -478,7 +479,7 @@ def test_a_ttl_of_a_direct_operation_is_checked(cache: Cache, ttl: Any) -> None:
             operation()
 
 
-@pytest.mark.parametrize("hold", [0, -1, math.nan, True, "30"], ids=repr)
+@pytest.mark.parametrize("hold", [0, -1, math.nan, True, "30"], ids=named)
 def test_a_hold_is_checked(cache: Cache, hold: Any) -> None:
     with pytest.raises(ConfigError, match="hold must be"):
         cache.mutating(tags=["t"], hold=hold)
@@ -497,7 +498,7 @@ def test_patterns_and_namespaces_are_checked(cache: Cache) -> None:
             cache.namespace(ns)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("ttl", [-1, math.nan, True, "60", 10**12], ids=repr)
+@pytest.mark.parametrize("ttl", [-1, math.nan, True, "60", 10**12], ids=named)
 def test_a_loader_cannot_set_a_ttl_that_is_none(cache: Cache, ttl: Any) -> None:
     @cache.cached(ns="n", key="k")
     def f() -> int:
@@ -545,7 +546,7 @@ def test_a_ttl_function_is_checked_when_it_answers(cache: Cache) -> None:
         ({"l1_policy": "x"}, ["l1_policy", "'x'"]),
         ({"clock": 5}, ["clock"]),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_a_setting_that_cannot_work_is_named(settings: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -572,7 +573,7 @@ def test_an_unknown_setting_is_a_type_error() -> None:
         "embedded",
         5,
     ],
-    ids=repr,
+    ids=named,
 )
 def test_a_url_that_cannot_work_is_refused(url: Any) -> None:
     with pytest.raises(ConfigError):

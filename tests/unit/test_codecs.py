@@ -11,7 +11,6 @@ import io
 import math
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import time
@@ -46,6 +45,7 @@ from hypothesis import strategies as st
 from cacheaside import codecs
 from cacheaside.codecs import NO_ANNOTATION, RAW, ZLIB, ZSTD, codec_for, pack, return_annotation, unpack
 from cacheaside.errors import CodecError, ConfigError
+from tests.ids import named
 
 if TYPE_CHECKING:
     from collections import OrderedDict as Unavailable
@@ -247,13 +247,6 @@ def model() -> Model:
     )
     assert made.heavy == 3  # a cached property lives in the instance, and is not data
     return made
-
-
-def named(value: object) -> str:
-    """A test id that is the same in every process: parallel workers must collect the same tests."""
-    if isinstance(value, (set, frozenset)):
-        return f"{type(value).__name__}{sorted(map(repr, value))}"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 ROUND_TRIPS: list[tuple[Any, Any]] = [
