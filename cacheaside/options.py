@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict, cast
 
 from cacheaside.codecs import Serializer
 from cacheaside.errors import ConfigError
@@ -62,10 +62,16 @@ class Options:
         check_names(decorator, given, tuple(known.__annotations__))
         self.decorator = decorator
         self.ttl: Ttl | None = given.get("ttl")
-        self.tags: TagTemplates = given.get("tags", ())
+        self.tags = kept(given.get("tags", ()))
         self.codec = {name: value for name, value in given.items() if name in CODEC}
         others = {"ttl", "tags", *CODEC}
         self.policy = {name: value for name, value in given.items() if name not in others}
+
+
+def kept(tags: Any) -> TagTemplates:
+    """The tags as they can be read again: they may come from a generator, and the decorator be used twice."""
+    listed = isinstance(tags, Iterable) and not isinstance(tags, (str, bytes))
+    return tuple(cast("Iterable[str]", tags)) if listed else cast(TagTemplates, tags)
 
 
 def check_names(decorator: str, given: Iterable[str], known: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from cacheaside.errors import ConfigError
 from cacheaside.faces import SameDecorator
 from cacheaside.keys import Kind, Signature, check_namespace, compile_key, compile_tags
 from cacheaside.operations import names
-from cacheaside.options import Options, TagTemplates, UpdatesOptions
+from cacheaside.options import Options, TagTemplates, UpdatesOptions, kept
 
 if TYPE_CHECKING:
     from cacheaside.cache import Cache
@@ -44,8 +44,7 @@ def invalidates_decorator(
 ) -> SameDecorator:
     """The decorator behind ``invalidates`` on the default cache and on a ``Cache``."""
     templates = names("keys", keys)
-    if isinstance(tags, Iterable) and not isinstance(tags, (str, bytes)):
-        tags = tuple(tags)  # it may be a generator, and the decorator be used twice
+    tags = kept(tags)
     if not tags and not templates:
         raise ConfigError("@invalidates needs tags=[...] or keys=[...]: it would drop nothing")
     if templates and ns is None:

@@ -62,6 +62,19 @@ def test_a_namespace_gives_its_ttl_to_functions_that_name_none() -> None:
     )
 
 
+def test_a_decorator_is_used_twice_though_its_tags_come_from_a_generator() -> None:
+    cache = Cache("embedded://")
+    tagged = cache.cached(ns="twice", tags=(f"tag:{n}" for n in (1, 2)))
+
+    def first(id: int) -> int:
+        return id
+
+    def second(id: int) -> int:
+        return id
+
+    assert [tagged(fn).tags(7) for fn in (first, second)] == [("tag:1", "tag:2")] * 2
+
+
 class Shelf:
     prefix = "shelf"
 
