@@ -42,6 +42,12 @@ def cached_many_decorator(
     """The decorator behind ``cached_many`` on the default cache and on a ``Cache``."""
     check_namespace(ns)
     chosen = Options("cached_many", options, ManyOptions)
+    timeout = options.get("load_timeout")
+    if isinstance(timeout, tuple) and timeout and timeout[0] is not None:
+        raise ConfigError(
+            "load_timeout of cached_many has no soft part, for a batch has no stale value to give meanwhile: "
+            f"write the hard one alone, not {timeout!r}"
+        )
 
     def decorate(target: Any) -> Any:
         fn, kind = unwrap_kind(target, "cached_many")

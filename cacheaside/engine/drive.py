@@ -263,7 +263,7 @@ def settled(future: Future[Loaded], timeout: float | None) -> Loaded:
     """What a load in a thread came to; LoadTimeout when it takes longer."""
     if wait_futures((future,), timeout).done:
         return future.result()
-    return Loaded(error=too_slow(timeout))
+    return Loaded(error=too_slow())
 
 
 async def asettled(task: asyncio.Future[Loaded], timeout: float | None) -> Loaded:
@@ -271,11 +271,11 @@ async def asettled(task: asyncio.Future[Loaded], timeout: float | None) -> Loade
     if (await asyncio.wait((task,), timeout=timeout))[0]:
         return task.result()
     task.cancel()
-    return Loaded(error=too_slow(timeout))
+    return Loaded(error=too_slow())
 
 
-def too_slow(timeout: float | None) -> LoadTimeout:
-    return LoadTimeout(f"the function did not return within its hard load_timeout ({timeout:g} s left of it)")
+def too_slow() -> LoadTimeout:
+    return LoadTimeout("the function did not return within its hard load_timeout")
 
 
 class Keeper:

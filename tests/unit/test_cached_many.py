@@ -381,3 +381,9 @@ async def test_a_hit_is_one_round_trip_for_all_items(redis_cache: Cache, paint: 
     sent.clear()
     source.find([1, 2, 3])
     assert sent == ["Fetch"]
+
+
+def test_a_soft_timeout_of_a_batch_is_refused(cache: Cache) -> None:
+    """It would be ignored: a batch has no stale value to give while it loads on."""
+    with pytest.raises(ConfigError, match="load_timeout of cached_many has no soft part"):
+        cache.cached_many(ns="n", key="{id}", load_timeout=(0.1, 1))
