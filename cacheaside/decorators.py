@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import inspect
 import string
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import wrapt
 
@@ -119,6 +120,7 @@ class Plan:
         self.lock = threading.Lock()
         self._options = options
         self._bound: tuple[Cache, Site] | None = None
+        self.on_unbind: Callable[[], object] = lambda: None
         # Everything wrong with an option is said where the decorator stands, not at the first call.
         make_policy(ns=ns, ttl=1 if options.ttl is None else options.ttl, **options.policy)
         # A name in an annotation may not be defined yet: `-> "Post"` in the body of class Post.
@@ -141,13 +143,21 @@ class Plan:
         if bound is None:
             with self.lock:
                 bound = self._bound
-                if bound is None:
+                while bound is None:
                     cache = self.source()
-                    bound = self._bound = (cache, cache.site(self.policy(cache), self.codec))
+                    cache.bound_here.add(self)
+                    if self.source() is cache:  # else configure() came in between, and may have missed us
+                        bound = self._bound = (cache, cache.site(self.policy(cache), self.codec))
         return bound
 
+    def is_bound(self, bound: object) -> bool:
+        return self._bound is bound
+
     def unbind(self) -> None:
-        self._bound = None
+        """Have the next call bind anew: the default cache is another one now."""
+        with self.lock:
+            self._bound = None
+            self.on_unbind()
 
     # -- calls
 
@@ -345,7 +355,43 @@ class Handles:
 
 # A cached method of one object or class: a partial, for Python binds nothing faster. A comment, for a
 # docstring would stand in the place of the method's.
-class Bound(Handles, functools.partial[Any]):
+class ByName:
+    """Copied as itself and pickled by its name, as functions are."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> str:
+        return cast(str, cast(Any, self).__qualname__)
+
+    def __reduce_ex__(self, protocol: Any) -> str:
+        return self.__reduce__()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+class ByReceiver:
+    """Copied and pickled as its object and its name, as methods are."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return getattr, (cast(Any, self).__self__, cast(Any, self).__name__)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__reduce__()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return getattr(copy.deepcopy(cast(Any, self).__self__, memo), cast(Any, self).__name__)
+
+
+class Bound(Handles, ByReceiver, functools.partial[Any]):
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
         doc: str | None = self._function.__doc__
@@ -370,14 +416,11 @@ class Bound(Handles, functools.partial[Any]):
     def __self__(self) -> Any:
         return self.args[0]
 
-    def __reduce__(self) -> Any:
-        return getattr, (self.args[0], self._function.__name__)
-
     def __repr__(self) -> str:
         return f"<cached method {self._function.__qualname__} of {self.args[0]!r}>"
 
 
-class CachedFunction(Handles, _Proxy):
+class CachedFunction(Handles, ByName, _Proxy):
     """A cached function; each has a subclass of its own, whose ``__call__`` is compiled for it."""
 
     def __init__(self, plan: Plan) -> None:
@@ -395,18 +438,6 @@ class CachedFunction(Handles, _Proxy):
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else Bound(self, instance)
 
-    def __reduce__(self) -> str:
-        return self._self_plan.fn.__qualname__
-
-    def __reduce_ex__(self, protocol: Any) -> str:
-        return self.__reduce__()
-
-    def __copy__(self) -> CachedFunction:
-        return self
-
-    def __deepcopy__(self, memo: object) -> CachedFunction:
-        return self
-
     def __repr__(self) -> str:
         return f"<cached {self._self_plan.fn!r}>"
 
@@ -416,25 +447,18 @@ def make_cached(plan: Plan) -> CachedFunction:
     own: Any = type("cached", (CachedFunction,), BINDING.get(plan.kind, {}))
 
     def first(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        bound = plan.bound()
         compiled = plan.compile()
-        cache, _ = plan.bound()
         with plan.lock:
-            own.__call__ = compiled
-        cache.bound_here.add(reset)
+            if plan.is_bound(bound):
+                own.__call__ = compiled
         return compiled(self, *args, **kwargs)
 
-    class Reset:
-        """Takes the function back to its unbound state; kept alive by the function alone."""
+    def unbound() -> None:
+        own.__call__ = first
 
-        default = plan.default
-
-        def __call__(self) -> None:
-            plan.unbind()
-            own.__call__ = first
-
-    reset = Reset()
     own.__call__ = first
-    own._self_reset = reset
+    plan.on_unbind = unbound
     function: CachedFunction = own(plan)
     return function
 

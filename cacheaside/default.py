@@ -45,9 +45,9 @@ def configure(url: str | Cache | None = None, **settings: Any) -> Cache:
     with _lock:
         old, _cache = _cache, cache
     if old is not None:
-        for reset in list(old.bound_here):
-            if reset.default:
-                reset()
+        for plan in list(old.bound_here):
+            if plan.default:
+                plan.unbind()
     return cache
 
 

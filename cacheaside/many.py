@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import wrapt
 
 from cacheaside.codecs import NO_ANNOTATION
-from cacheaside.decorators import Plan, claim, result_codec, shape_of, unwrap_kind
+from cacheaside.decorators import ByName, ByReceiver, Plan, claim, result_codec, shape_of, unwrap_kind
 from cacheaside.engine.call import Call
 from cacheaside.engine.many import read_many
 from cacheaside.errors import CodecError, ConfigError
@@ -286,11 +286,11 @@ class ManyHandles(_Face):
         return counted() if batch.plan.is_async else len(answer)
 
 
-class BoundMany(ManyHandles, _Bound):
+class BoundMany(ManyHandles, ByReceiver, _Bound):
     """A batch method of one object."""
 
 
-class CachedMany(ManyHandles, _Function):
+class CachedMany(ManyHandles, ByName, _Function):
     """A batch function at run time."""
 
     __bound_function_wrapper__ = BoundMany
@@ -299,9 +299,3 @@ class CachedMany(ManyHandles, _Function):
         super().__init__(rebound(batch.fn, batch.kind), batch.run)
         self._self_batch = batch
         self._self_plan = batch.plan
-
-    def __reduce__(self) -> str:
-        return self._self_batch.fn.__qualname__
-
-    def __reduce_ex__(self, protocol: Any) -> str:
-        return self.__reduce__()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
-from cacheaside.decorators import Plan, is_async, unwrap_kind
+from cacheaside.decorators import ByName, ByReceiver, Plan, is_async, unwrap_kind
 from cacheaside.engine.write import put
 from cacheaside.errors import ConfigError
 from cacheaside.faces import SameDecorator
@@ -20,6 +20,23 @@ if TYPE_CHECKING:
     from cacheaside.cache import Cache
 
 Fn = Callable[..., Any]
+
+
+if TYPE_CHECKING:  # wrapt's classes are generic in its stubs only
+    _Function = wrapt.FunctionWrapper[..., Any]
+    _Bound = wrapt.BoundFunctionWrapper[..., Any]
+else:
+    _Function, _Bound = wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper
+
+
+class BoundWriter(ByReceiver, _Bound):
+    """A method that writes, of one object."""
+
+
+class Writer(ByName, _Function):
+    """A function that writes, at run time."""
+
+    __bound_function_wrapper__ = BoundWriter
 
 
 def rebound(fn: Fn, kind: Kind) -> Any:
@@ -113,7 +130,7 @@ def invalidates_decorator(
                 raise wrong
             return result
 
-        return wrapt.FunctionWrapper(rebound(fn, kind), asynchronous if is_async(fn) else sync)
+        return Writer(rebound(fn, kind), asynchronous if is_async(fn) else sync)
 
     return cast(SameDecorator, decorate)
 
@@ -148,6 +165,6 @@ def updates_decorator(
 
             return plan.drive(cache, site, flow())
 
-        return wrapt.FunctionWrapper(rebound(fn, kind), run)
+        return Writer(rebound(fn, kind), run)
 
     return cast(SameDecorator, decorate)
