@@ -25,6 +25,8 @@ class Batcher:
     def __init__(self, client: Any) -> None:
         self.client = client
         self.lines = AsyncLines(client)
+        self.turn = asyncio.Semaphore(self.lines.writers)
+        """Held by what is no read, so that a crowd of misses waits for connections instead of failing."""
         self._waiting: list[Waiting] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 

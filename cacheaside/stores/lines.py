@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from redis import ConnectionPool
 from redis.asyncio import ConnectionPool as AsyncConnectionPool
@@ -18,6 +18,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 Values = list[bytes | None]
+
+WRITERS: Final = 50
+"""Connections of a loop that are written on at a time, at most."""
 
 
 class Lines:
@@ -62,6 +65,15 @@ class Lines:
                 pass
         return self.client
 
+    def close(self) -> None:
+        """End the connections; one that another thread is using ends when that thread is done with it."""
+        if self._pool is None:
+            self.client.close()
+            return
+        while self._kept and self._pid == os.getpid():
+            self.pooled()
+        self._pool.disconnect(inuse_connections=False)
+
 
 class AsyncLines:
     """``Lines`` for one event loop."""
@@ -70,6 +82,9 @@ class AsyncLines:
         self.client = client
         self._pool = plain_pool(client, AsyncConnectionPool)
         self._kept: deque[Any] = deque()
+        limit = getattr(getattr(client, "connection_pool", client), "max_connections", None) or WRITERS
+        # The rest is for reads, of which there are few: one for each tick of the loop.
+        self.writers = max(1, min(WRITERS, limit // 2))
 
     async def mget(self, keys: tuple[str, ...]) -> Values:
         pool = self._pool

@@ -157,13 +157,14 @@ class RedisStore:
             if type(command) is Confirm:
                 return await self._aconfirm(command, batcher.client)
             calls, parse = self._encoders[type(command)](command)
-            client = await batcher.lines.pooled()
-            replies = await asend(client, calls)
-            missing = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
-            if missing:
-                again = await asend(client, whole(calls, missing))
-                for i, reply in zip(missing, again, strict=True):
-                    replies[i] = reply
+            async with batcher.turn:
+                client = await batcher.lines.pooled()
+                replies = await asend(client, calls)
+                missing = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
+                if missing:
+                    again = await asend(client, whole(calls, missing))
+                    for i, reply in zip(missing, again, strict=True):
+                        replies[i] = reply
             return parse(replies)
         except (RedisError, OSError) as error:
             raise self._failed(error) from error
@@ -227,7 +228,7 @@ class RedisStore:
 
     def close(self) -> None:
         if self._lines is not None:
-            self._lines.client.close()
+            self._lines.close()
             self._lines = None
 
     async def aclose(self) -> None:

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from cacheaside import Cache
 from cacheaside.stores.lines import AsyncLines, Lines, packed
 
 
@@ -110,3 +111,16 @@ async def test_a_cancelled_read_leaves_no_reply_behind(aclient: Any, client: Any
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert await lines.mget(("a",)) == [b"1"]
+
+
+@pytest.mark.parametrize("most", [100, 4])
+async def test_a_crowd_of_misses_waits_for_connections(one_redis_url: str, most: int) -> None:
+    async with Cache(f"{one_redis_url}?max_connections={most}") as cache:
+
+        @cache.cached(ns="n", key="{n}", tags=["{n}"])
+        async def same(n: int) -> int:
+            return n
+
+        assert await asyncio.gather(*map(same, range(300))) == list(range(300))
+        counts = cache.stats()["namespaces"]["n"]
+        assert (counts["stored"], counts["unavailable"]) == (300, 0)
