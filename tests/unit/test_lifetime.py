@@ -10,7 +10,7 @@ import logging
 import pickle
 import threading
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -327,14 +327,26 @@ def test_a_failed_background_refresh_is_logged_and_the_value_stays(clock: Any, c
 # ---------------------------------------------------------------------------- threads and loops
 
 
+def waiting(cache: Cache) -> int:
+    """How many callers wait for another one's load."""
+    return sum(flight.waiters for flight in list(cache.world.flights._flying.values()))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Come back as soon as other threads have brought this about; in a second and a half, if they never do."""
+    for _ in range(1500):
+        if condition():
+            return
+        threading.Event().wait(0.001)
+
+
 def test_threads_share_one_load(cache: Cache) -> None:
     started, calls = threading.Barrier(8), []
 
     @cache.cached(ns="n", key="k")
     def f() -> list[int]:
         calls.append(1)
-        while sum(flight.waiters for flight in cache.world.flights._flying.values()) < 7:
-            threading.Event().wait(0.001)
+        wait_for(lambda: waiting(cache) == 7)
         return [1]
 
     def call(_: int) -> list[int]:
@@ -379,8 +391,7 @@ def test_loops_at_the_same_time_share_one_load(cache: Cache) -> None:
     @cache.cached(ns="n", key="k")
     async def f() -> int:
         calls.append(1)
-        while sum(flight.waiters for flight in cache.world.flights._flying.values()) < 3:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(wait_for, lambda: waiting(cache) == 3)
         return len(calls)
 
     started = threading.Barrier(4)
