@@ -287,12 +287,10 @@ class Keeper:
         self._kept: dict[object, tuple[float, Renew, Store]] = {}
         self._next = math.inf
         self._thread: threading.Thread | None = None
-        self._pid = 0
-        self._closed = False
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        self._lock, self._thread = threading.Lock(), None
+        self._lock, self._thread, self._kept = threading.Lock(), None, {}
 
     @contextmanager
     def keep(self, renew: Renew | None, store: Store) -> Generator[None]:
@@ -309,10 +307,11 @@ class Keeper:
 
     def _add(self, ticket: object, renew: Renew, store: Store) -> None:
         with self._lock:
-            if self._thread is None or self._pid != os.getpid():
-                self._pid, self._kept, self._wake = os.getpid(), {}, threading.Event()
-                self._next = math.inf
-                self._thread = threading.Thread(target=self._work, name="cacheaside-lease", daemon=True)
+            if self._thread is None:
+                self._wake, self._next = threading.Event(), math.inf
+                self._thread = threading.Thread(
+                    target=self._work, args=(self._wake,), name="cacheaside-lease", daemon=True
+                )
                 self._thread.start()
             due = time.monotonic() + renew.ttl / 3
             self._kept[ticket] = (due, renew, store)
@@ -320,9 +319,8 @@ class Keeper:
         if sooner:  # most loads end long before: the thread is not to be woken for each
             self._wake.set()
 
-    def _work(self) -> None:
-        wake = self._wake
-        while not self._closed:
+    def _work(self, wake: threading.Event) -> None:
+        while self._wake is wake:
             with self._lock:
                 kept = list(self._kept.items())
             now = time.monotonic()
@@ -344,8 +342,9 @@ class Keeper:
             wake.clear()
 
     def close(self) -> None:
-        self._closed = True
-        self._wake.set()
-        if self._thread is not None and self._pid == os.getpid():
-            self._thread.join(1.0)
-        self._thread, self._closed = None, False
+        with self._lock:
+            thread, self._thread = self._thread, None
+            wake, self._wake = self._wake, threading.Event()
+        wake.set()
+        if thread is not None:
+            thread.join(1.0)

@@ -700,6 +700,34 @@ def test_one_cache_serves_one_event_loop_after_another(redis_url, server):
     assert said == f"{[10] * 5}\n{[10] * 20}\nTrue\n"
 
 
+@pytest.mark.parametrize("read", [True, False], ids=["reading", "writing"])
+def test_a_cache_that_is_closed_while_threads_call_it_answers_them(redis_url, read):
+    """A command under way keeps its connection; whoever calls afterwards opens a new one."""
+    with Cache(redis_url) as cache, ThreadPoolExecutor(4) as pool:
+        until = time.monotonic() + 0.5
+
+        @cache.cached(ns="n", key="f:{x}", ttl=60, tags=["t"])
+        def f(x: int) -> int:
+            return x
+
+        def call() -> int:
+            calls = 0
+            while time.monotonic() < until:
+                assert f(calls if not read else 1) == (calls if not read else 1)
+                calls += 1
+            return calls
+
+        jobs = [pool.submit(call) for _ in range(3)]
+        closed = 0
+        while time.monotonic() < until:
+            cache.close()
+            closed += 1
+            time.sleep(0.002)
+        assert min(job.result(PATIENCE) for job in jobs) > 0
+        assert closed > 0
+        assert cache.stats()["namespaces"]["n"]["unavailable"] == 0
+
+
 def test_one_cache_serves_event_loops_side_by_side(redis_url):
     together = threading.Barrier(3)
     with Cache(redis_url) as cache:
