@@ -333,7 +333,7 @@ def waiting(cache: Cache) -> int:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Come back as soon as other threads have brought this about; in a second and a half, if they never do."""
+    """Come back as soon as other threads have brought this about, or soon after if they never do."""
     for _ in range(1500):
         if condition():
             return
