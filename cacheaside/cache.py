@@ -116,6 +116,8 @@ class Cache(Operations):
         if not callable(clock):
             raise ConfigError(f"clock must be a function such as time.time, not {clock!r}")
         evict = eviction_policy(l1_policy)
+        if url is not None and store is not None:
+            raise ConfigError("give a url or a store of your own, not both")
         self.prefix = prefix
         self.ttl_default = seconds("ttl", ttl)
         self.invalidation_timeout = seconds("invalidation_timeout", invalidation_timeout)

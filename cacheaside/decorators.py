@@ -23,7 +23,7 @@ import wrapt
 from cacheaside.codecs import Undefined, ValueCodec, codec_for, return_annotation
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Flow
-from cacheaside.engine.read import alone, peek, read
+from cacheaside.engine.read import alone, peek, read, read_only
 from cacheaside.engine.write import put
 from cacheaside.errors import CacheasideError, ConfigError
 from cacheaside.faces import CacheDecorator
@@ -181,9 +181,9 @@ class Plan:
         """What L1's compiled path could not answer; a coroutine for an async function."""
         cache, site = self.bound()
         cache.listen()
-        mode = cache.mode
+        mode, transaction = cache.mode, cache.collecting()
         call = self.call(args, kwargs, forced=mode == "refresh")
-        if mode == "bypass":
+        if mode == "bypass" or (transaction is not None and (transaction.dirty or call.forced)):
             site.counts.bypassed += 1
             return self.drive(cache, site, alone(site, call))
         if mode is None and site.near is not None:
@@ -191,7 +191,7 @@ class Plan:
             if entry is not None:
                 site.counts.hits_l1 += 1
                 return self.finished(self.open(site, entry.value))
-        return self.drive(cache, site, read(site, call))
+        return self.drive(cache, site, (read if transaction is None else read_only)(site, call))
 
     def drive(self, cache: Cache, site: Site, flow: Flow[Any]) -> Any:
         run = cache.driver.arun if self.is_async else cache.driver.run
@@ -216,7 +216,11 @@ class Plan:
 
     def refresh(self, bound: tuple[Any, ...], *args: Any, **kwargs: Any) -> Any:
         cache, site = self.bound()
-        return self.drive(cache, site, read(site, self.call(bound + args, kwargs, forced=True)))
+        call = self.call(bound + args, kwargs, forced=True)
+        transaction = cache.collecting()
+        if transaction is not None:
+            transaction.add((call.key,), ())
+        return self.drive(cache, site, (read if transaction is None else alone)(site, call))
 
     def peek(self, bound: tuple[Any, ...], *args: Any, **kwargs: Any) -> Any:
         cache, site = self.bound()
@@ -237,6 +241,10 @@ class Plan:
     def put(self, bound: tuple[Any, ...], value: Any, /, *args: Any, **kwargs: Any) -> Any:
         cache, site = self.bound()
         call = self.call(bound + args, kwargs)
+        transaction = cache.collecting()
+        if transaction is not None:  # not committed yet: dropped when it is, and loaded then
+            transaction.add((call.key,), ())
+            return self.finished(False)
         call.load = functools.partial(finished, value) if self.is_async else lambda: value
 
         def store() -> Flow[bool]:

@@ -16,7 +16,7 @@ from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Announce, Flow, Members, Scan, Sleep
 from cacheaside.engine.direct import Found, expire, find, put_values, reclaim
 from cacheaside.engine.drive import Driver, Store
-from cacheaside.engine.read import read
+from cacheaside.engine.read import alone, read, read_only
 from cacheaside.engine.write import Receipt, invalidate
 from cacheaside.entry import NEGATIVE
 from cacheaside.errors import CodecError, ConfigError, InvalidationNotAcknowledged, StoreUnavailable
@@ -128,7 +128,7 @@ class Operations:
     ) -> T:
         """The value of ``key``; when there is none, what ``load()`` returns, stored under ``tags``."""
         site, call = self._direct_call(key, load, ttl, tags)
-        value: T = self._run(read(site, call))
+        value: T = self._run(self._reading(site, call))
         return value
 
     async def aget_or_load(
@@ -141,7 +141,7 @@ class Operations:
     ) -> T:
         """``get_or_load`` with an async ``load``."""
         site, call = self._direct_call(key, load, ttl, tags)
-        return await self._arun(read(site, call))
+        return await self._arun(self._reading(site, call))
 
     # -- writing
 
@@ -339,6 +339,12 @@ class Operations:
     ) -> tuple[Site, Call]:
         return self._direct_site(ttl), Call(check_key(key), tag_names(tags), load)
 
+    def _reading(self, site: Site, call: Call) -> Flow[Any]:
+        transaction = self.collecting()
+        if transaction is None:
+            return read(site, call)
+        return (alone if transaction.dirty else read_only)(site, call)
+
     def _get(self, keys: tuple[str, ...], default: Any) -> Flow[dict[str, Any]]:
         found = dict.fromkeys(keys, default)
         try:
@@ -438,7 +444,11 @@ class Operations:
             # Companions and tokens begin with a brace: they are not values.
             keys = tuple(self.world.keys.strip(k) for k in found if not k.startswith("{"))
             if keys:
-                yield from invalidate(self.world, self.near, keys, (), timeout=self.invalidation_timeout)
+                receipt = yield from invalidate(
+                    self.world, self.near, keys, (), timeout=self.invalidation_timeout
+                )
+                if not receipt:
+                    raise StoreUnavailable(f"dropping {pattern!r} stopped after {dropped} keys")
                 dropped += len(keys)
                 if progress is not None:
                     progress(dropped)

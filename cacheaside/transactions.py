@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class Transaction:
     """Collects the invalidations of a block; sends them when it succeeds, drops them when it raises.
 
+    Inside, nothing is stored: what a load sees there may be uncommitted, or a snapshot from before. Calls
+    are answered from the cache until the block has invalidated something, then by the functions themselves.
     A transaction inside another one of the same cache hands its invalidations to the outer one.
     """
 
@@ -24,10 +26,15 @@ class Transaction:
         self._tags: dict[str, None] = {}
         self._token: Token[Transaction | None] | None = None
         self._barrier = False
+        self.dirty = False
+        """Whether something was invalidated: what is cached is then older than what the block sees."""
         self.over = False
         """Tasks started in the block may outlive it: what they invalidate then goes out at once."""
 
     def add(self, keys: tuple[str, ...], tags: tuple[str, ...], *, barrier: bool = False) -> None:
+        if not self.dirty and self.cache.near is not None:
+            self.cache.near.bypass(True)
+        self.dirty = True
         self._barrier = self._barrier or barrier
         self._keys.update(dict.fromkeys(keys))
         self._tags.update(dict.fromkeys(tags))
@@ -52,6 +59,8 @@ class Transaction:
 
     def _leave(self, kind: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
         self.over = True
+        if self.dirty and self.cache.near is not None:
+            self.cache.near.bypass(False)
         if self._token is not None:
             collecting.reset(self._token)
             self._token = None

@@ -9,7 +9,8 @@ in every order. The rules that keep an answer from being stale are few:
 2.  A value is stored only over the placeholder that this load put there (``Commit`` compares).
 3.  A value is believed only if every tag has a token now and it is the one stored with the value.
 4.  A flight is joined only if its placeholder stood in the slot, with the digest of the tokens in
-    force, after the caller began.
+    force, after the caller began; what it brings is taken only if none of its late tags was
+    invalidated since its load began.
 
 What cannot be proven is answered and not stored.
 """
@@ -228,6 +229,16 @@ def peek(site: Site, call: Call, missing: Any) -> Flow[Any]:
     return missing
 
 
+def read_only(site: Site, call: Call) -> Flow[Any]:
+    """Answer with what is cached, else with a load that is nobody else's: for calls in a transaction."""
+    missing = object()
+    found = yield from peek(site, call, missing)
+    if found is missing:
+        return (yield from alone(site, call))
+    site.counts.hits_l2 += 1
+    return found
+
+
 def resolve(site: Site, call: Call, seen: Seen) -> Flow[Any]:
     """Go on from what was seen until there is an answer."""
     delay, expected = POLL_FIRST, None
@@ -260,6 +271,8 @@ def resolve(site: Site, call: Call, seen: Seen) -> Flow[Any]:
                     if flight is not None:
                         return (yield from lead(site, call, flight, slot.pack(), seen))  # type: ignore[union-attr]
                     continue
+                if landed.late and not (yield from unmarked(site, landed.late, landed.since)):
+                    return (yield from alone(site, call))
                 return answer(site, landed)
         else:
             taken = yield from refresh(site, call, seen)
@@ -500,8 +513,7 @@ def settle(
     counts.load_seconds += cost
     payload = encode(site, call, result)
     if payload is not None and flight is not None:
-        flags = NEGATIVE if result is None else 0
-        world.flights.land(flight, Landed(payload, flags, result if site.codec.shareable else None))
+        land(site, call, flight, payload, result)
     try:
         ready = yield from prepare(site, call, result, payload, start, cost, expected, seen)
         done = False
@@ -514,6 +526,13 @@ def settle(
     except StoreUnavailable:
         counts.unavailable += 1
     return result
+
+
+def land(site: Site, call: Call, flight: Flight, payload: bytes, result: Any) -> None:
+    """Give the result to everybody who waits for this flight."""
+    flags, value = NEGATIVE if result is None else 0, result if site.codec.shareable else None
+    landed = Landed(payload, flags, value, late=call.late_tags(result), since=call.since)
+    site.world.flights.land(flight, landed)
 
 
 def encode(site: Site, call: Call, result: Any) -> bytes | None:
@@ -632,8 +651,8 @@ def prove(site: Site, call: Call, names: tuple[str, ...], ttl: float) -> Flow[by
     Their tokens are read after the load and so prove nothing by themselves: only a process that has
     heard of every invalidation since then can tell.
     """
-    world, witness = site.world, site.witness
-    if witness is None:
+    world = site.world
+    if site.witness is None:
         return None
     incarnation = world.incarnation()
     begun: Begun = yield Begin(
@@ -642,11 +661,18 @@ def prove(site: Site, call: Call, names: tuple[str, ...], ttl: float) -> Flow[by
         0.0,
         token_ttl(ttl, site.policy.kept),
     )
-    # The heartbeat is sent after the tokens were read: what had rotated them by then has been heard.
-    heard: bool = yield Confirm(CONFIRM)
-    if not heard or not all(map(is_token, begun.tokens)) or not witness.unmarked(names, call.since):
+    # Asked after the tokens were read: what had rotated them by then will have been heard.
+    if not (yield from unmarked(site, names, call.since)) or not all(map(is_token, begun.tokens)):
         return None
     return pack_tags(names, begun.tokens)
+
+
+def unmarked(site: Site, names: tuple[str, ...], since: int) -> Flow[bool]:
+    """Whether this process can show that no tag was invalidated between ``since`` and now."""
+    if site.witness is None:
+        return False
+    heard: bool = yield Confirm(CONFIRM)
+    return heard and site.witness.unmarked(names, since)
 
 
 # ---------------------------------------------------------------------------- refreshing

@@ -143,7 +143,12 @@ class NearCache:
                 self._floor = max(self._floor, self._marks.pop(oldest))
 
     def clear(self, pattern: str = "*") -> None:
-        """Drop every key that matches; nothing at all that was read before now may settle."""
+        """Drop every key that matches; nothing at all that was read before now may settle.
+
+        Brackets mean different things to Redis and to fnmatch: with them everything goes.
+        """
+        if "[" in pattern or "\\" in pattern:
+            pattern = "*"
         with self._lock:
             self._count += 1
             self._floor = self._count

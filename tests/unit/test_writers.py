@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cacheaside import MISSING, Cache
+from cacheaside import MISSING, Cache, ConfigError
 
 
 @dataclasses.dataclass
@@ -632,3 +632,58 @@ async def test_invalidations_from_many_threads_leave_nothing_old(cache: Cache) -
             acknowledged[0] = row[0]
         done.set()
     assert wrong == []
+
+
+async def test_in_a_transaction_that_has_written_calls_see_their_own_writes_and_store_nothing(
+    any_cache: Cache, paint: Any, ask: Any
+) -> None:
+    """What a block sees may be rolled back: it is for the block alone."""
+    row = ["old"]
+
+    @any_cache.cached(ns="n", key="{a}", tags=["t"])
+    @paint
+    def f(a: int) -> str:
+        return row[0]
+
+    @any_cache.cached_many(ns="n", key="many:{a}", tags=["t"])
+    @paint
+    def many(ids: list[int]) -> dict[int, str]:
+        return dict.fromkeys(ids, row[0])
+
+    assert (await ask(f(1)), await ask(many([1]))) == ("old", {1: "old"})
+    with rolled_back(), any_cache.transaction():
+        assert await ask(f(1)) == "old"
+        row[0] = "uncommitted"
+        any_cache.invalidate(tags=["t"])
+        assert await ask(f(1)) == "uncommitted"
+        assert await ask(f(2)) == "uncommitted"
+        assert await ask(f.refresh(1)) == "uncommitted"
+        assert await ask(f.put("uncommitted", 3)) is False
+        assert await ask(many([1, 2])) == {1: "uncommitted", 2: "uncommitted"}
+        raise ZeroDivisionError
+    row[0] = "old"
+    assert [await ask(f(n)) for n in (1, 2, 3)] == ["old"] * 3
+    assert await ask(many([1, 2])) == {1: "old", 2: "old"}
+
+
+async def test_in_a_transaction_that_has_not_written_a_miss_is_loaded_and_not_stored(
+    any_cache: Cache, paint: Any, ask: Any
+) -> None:
+    """Its snapshot may be older than an invalidation that others have seen."""
+
+    @any_cache.cached(ns="n", key="{a}")
+    @paint
+    def f(a: int) -> int:
+        return a
+
+    with any_cache.transaction():
+        assert await ask(f(1)) == 1
+        assert any_cache.get_or_load("n:2", lambda: 2) == 2
+    assert present(any_cache, "n:1", "n:2") == []
+    assert await ask(f(1)) == 1
+    assert present(any_cache, "n:1") == ["n:1"]
+
+
+async def test_a_url_and_a_store_are_not_given_both(cache: Cache) -> None:
+    with pytest.raises(ConfigError, match="not both"):
+        Cache("embedded://", store=cache.store)
