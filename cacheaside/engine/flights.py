@@ -14,9 +14,13 @@ Name = tuple[str, bytes, bytes]
 
 
 class Landed:
-    """How a flight ended: with a payload to decode, with an error, or without either (abandoned)."""
+    """How a flight ended: with a payload to decode, with an error, or without either (abandoned).
 
-    __slots__ = ("error", "flags", "payload", "value")
+    ``late`` are the tags that only the result names; they are not part of the flight's name, so who waits
+    must make sure that none was invalidated after ``since``, when the leader began.
+    """
+
+    __slots__ = ("error", "flags", "late", "payload", "since", "value")
 
     def __init__(
         self,
@@ -24,11 +28,16 @@ class Landed:
         flags: int = 0,
         value: object = None,
         error: Exception | None = None,
+        *,
+        late: tuple[str, ...] = (),
+        since: int = 0,
     ) -> None:
         self.payload = payload
         self.flags = flags
         self.value = value
         self.error = error
+        self.late = late
+        self.since = since
 
     @property
     def abandoned(self) -> bool:

@@ -26,6 +26,7 @@ from cacheaside.engine.read import (
     head_of,
     hit,
     judge,
+    land,
     open_value,
     patience,
     prepare,
@@ -33,7 +34,6 @@ from cacheaside.engine.read import (
     undecodable,
 )
 from cacheaside.entry import (
-    NEGATIVE,
     PLACEHOLDER,
     Marker,
     Value,
@@ -237,8 +237,7 @@ def load_many(
             continue
         payload = encode(site, item.call, result)
         if payload is not None and item.flight is not None:
-            flags = NEGATIVE if result is None else 0
-            world.flights.land(item.flight, Landed(payload, flags, result if site.codec.shareable else None))
+            land(site, item.call, item.flight, payload, result)
         one = yield from prepare(site, item.call, result, payload, start, cost, expected, item.seen)
         if one is not None:
             ready.append(one)
