@@ -12,9 +12,10 @@ replies that led to it. Schedules that lead to one state are followed once. A st
 holds, the database, what was acknowledged, the budgets left, and for each process its shared objects
 (flights, L1) with everything its actors were told since their episodes began: replies, and what the
 shared objects said. That is sound because a flow is a deterministic function of what it is told: its
-nonces come from actor, episode and a count, its clock stands still, there is no jitter. An episode that
-has ended leaves nothing behind but the shared objects. For the same reason a process in a given state
-that gets a given reply, and a store that gets a given command, are computed once and remembered.
+nonces come from actor, episode and a count, its clock stands still, there is no jitter; whenever two
+schedules meet in a state it is checked that the actors ask for the same. An episode that has ended
+leaves nothing behind but the shared objects. For the same reason what a process in one state does with
+one reply, and the store with one command, is computed once and remembered.
 
 **Steps.** Of a process with a single actor, what happens between two commands is nobody else's business
 and belongs to the step before. Where actors share flights or an L1, receiving a reply is its own step.
@@ -354,6 +355,7 @@ class Process:
         actor = Actor(self.first + number, f"spawned {number}", ())
         self.actors.append(actor)
         turn, actor.flow, actor.at = self.turn, command.flow, 0
+        actor.told.append((turn.number, turn.at, *turn.told))  # what the flow was made from
         self._advance(actor, next)
         self.turn = turn
 
@@ -427,6 +429,11 @@ class Want(Struct, frozen=True, eq=False):
     landed: bool
     polled: tuple[tuple[Any, Any], ...]
     begun: bool
+
+    def asks(self) -> Any:
+        """What two actors who were told the same must agree on."""
+        kind = type(self.command)
+        return (kind, kind in (Load, Wait, Sleep) or self.command, self.landed, self.polled)
 
 
 def parts(command: Any) -> tuple[Any, ...]:
@@ -563,8 +570,12 @@ class Explorer:
     def _node(self, process: Process, index: int, earlier: Node | None, event: tuple[Any, ...]) -> Node:
         key = (index, process.summary())
         node = self._nodes.get(key)
-        if node is None:
-            wants = tuple(map(self._want, process.actors))
+        wants = tuple(map(self._want, process.actors))
+        if node is not None:
+            alike = [one.asks() if one else None for one in wants]
+            there = [one.asks() if one else None for one in node.wants]
+            assert alike == there, f"one state, different wishes: {alike} and {there}"
+        else:
             entered = process.entered()
             if earlier is not None and entered is not None:
                 earlier, event = self.origins[index], entered
@@ -690,6 +701,7 @@ class Explorer:
             elif type(command) is Write:
                 reply = db = db + 1
             elif type(command) is Load:
+                # In production it takes no arguments: see Process.call.
                 database = Database(db)
                 reply, db = Loaded(command.call.load(database)), database.version
             else:

@@ -210,7 +210,7 @@ EXHAUSTIVE: dict[str, tuple[Scenario, set[str]]] = {
         {"hits_l2", "refused", "unavailable"},
     ),
     "an answer is lost in one process": (
-        beside(reader(get), reader(get), WRITER, losses=1),
+        beside(reader(get), reader(get), ("writer", (by_tag,)), losses=1),
         {"coalesced", "unavailable"},
     ),
     "waiters give up at any time": (
