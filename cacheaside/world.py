@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cacheaside.codecs import pack, unpack
+from cacheaside.compression import pack, unpack
 from cacheaside.engine.flights import Flights
 from cacheaside.entry import NO_INCARNATION, NONCE
 from cacheaside.fork import renew_after_fork
