@@ -4,7 +4,7 @@ A *scenario* is a few processes with a few actors each. An actor plays *episodes
 generators that run a production flow (a read, an invalidation, a put) and yield its commands. Each
 command is one atomic step of the one ``EmbeddedStore``, taken when the scheduler picks that actor; a
 load reads the version of the "database", an integer, as a step of its own. Besides there may be budgets
-of mishaps: evictions of any key, lost answers, cancelled loads, deaths, a failover that forgets the last
+of mishaps: evictions of any key, lost answers, cancelled calls, deaths, a failover that forgets the last
 write. A get notes the version acknowledged before it began (``Note``) and is *stale* if it answers less.
 
 **States.** Python cannot copy a generator, so nothing is copied: a process is run again from the
@@ -192,7 +192,7 @@ def state_of(flight: Flight) -> Any:
     if not flight.done.done():
         return ("flying", flight.waiters)
     landed = flight.landed
-    return ("landed", repr((landed.payload, landed.value, landed.error)))
+    return ("landed", flight.waiters, repr((landed.payload, landed.value, landed.error)))
 
 
 class ToldNear(NearCache):
@@ -306,7 +306,9 @@ class Process:
 
     def _fail(self, number: int, error: BaseException) -> None:
         actor = self.actors[number]
-        actor.told.append((type(error).__name__, self.world.flights.summary()))
+        command = actor.command
+        flight = state_of(command.flight) if type(command) is Wait else None
+        actor.told.append((type(error).__name__, flight, self.world.flights.summary()))
         self._advance(actor, lambda flow: flow.throw(error))
 
     def die(self, number: int) -> None:
@@ -655,7 +657,7 @@ class Explorer:
                 kind = type(want.command)
                 done = [part for q, b, part, _ in state.inbox if q == p and b == a]
                 reader = want.name == "reader"
-                if budget[CANCEL] and reader and kind is Load:
+                if budget[CANCEL] and reader and kind in (Load, Wait):
                     moves.append(("cancel", p, a))
                 if budget[DIE] and reader and want.begun and not node.shared:
                     moves.append(("die", p, a))
