@@ -197,9 +197,6 @@ def _namespaces(fn: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return getattr(inner, "__globals__", {}), local
 
 
-# --- Codecs ----------------------------------------------------------------------------------------------
-
-
 class _Pickle:
     name = "pickle"
 

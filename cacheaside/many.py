@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, cast
 import wrapt
 
 from cacheaside.codecs import NO_ANNOTATION
-from cacheaside.decorators import ByName, ByReceiver, Plan, claim, result_codec, shape_of, unwrap_kind
+from cacheaside.decorators import ByName, ByReceiver, claim, shape_of, unwrap_kind
 from cacheaside.engine.call import Call
 from cacheaside.engine.many import read_many
 from cacheaside.errors import CodecError, ConfigError
 from cacheaside.faces import ManyDecorator
 from cacheaside.keys import Kind, Signature, check_namespace
 from cacheaside.options import ManyOptions, Options
+from cacheaside.plan import Plan, result_codec
 from cacheaside.templates import compile_function
 from cacheaside.writers import rebound, whole_args
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
-from cacheaside.decorators import ByName, ByReceiver, Plan, is_async, unwrap_kind
+from cacheaside.decorators import ByName, ByReceiver, unwrap_kind
 from cacheaside.engine.write import put
 from cacheaside.errors import ConfigError
 from cacheaside.faces import SameDecorator
 from cacheaside.keys import Kind, Signature, check_namespace, compile_key, compile_tags
 from cacheaside.operations import names
 from cacheaside.options import Options, TagTemplates, UpdatesOptions, kept
+from cacheaside.plan import Plan, is_async
 
 if TYPE_CHECKING:
     from cacheaside.cache import Cache
