@@ -16,7 +16,7 @@ import cachetools
 
 from cacheaside.codecs import NO_ANNOTATION, ValueCodec, codec_for
 from cacheaside.coherence import Channel
-from cacheaside.connection import Endpoint, ServerFacts, aconnect, connect, parse_url
+from cacheaside.connection import ServerFacts, aconnect, connect
 from cacheaside.decorators import cached_decorator
 from cacheaside.engine.call import Site
 from cacheaside.engine.drive import Driver, Store
@@ -34,6 +34,7 @@ from cacheaside.stores.memory import NearCache
 from cacheaside.stores.redis import RedisStore
 from cacheaside.stores.s3fifo import S3FIFOCache
 from cacheaside.transactions import Mutating, Transaction
+from cacheaside.urls import Endpoint, parse_url
 from cacheaside.world import ProcessWorld
 from cacheaside.writers import invalidates_decorator, updates_decorator
 

@@ -9,10 +9,11 @@ import pytest
 import redis
 
 from cacheaside import connection
-from cacheaside.connection import ServerFacts, aconnect, afacts_of, connect, facts_of, parse_url
+from cacheaside.connection import ServerFacts, aconnect, afacts_of, connect, facts_of
 from cacheaside.errors import ConfigError
 from cacheaside.testing import ClusterServer, ReplicaSet, Server
 from cacheaside.testing.servers import free_port
+from cacheaside.urls import parse_url
 
 ACL = [
     *("--user", "alice", "on", ">p@ss", "~*", "&*", "+@all", "-info"),
