@@ -24,7 +24,8 @@ from cacheaside.errors import ConfigError
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
 from cacheaside.keys import Keyspace, check_namespace
 from cacheaside.many import cached_many_decorator
-from cacheaside.operations import Operations, key_names, tag_names
+from cacheaside.names import key_names, tag_names
+from cacheaside.operations import Operations
 from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
 from cacheaside.policy import Policy, Seconds, Ttl, seconds
 from cacheaside.reclaim import Reclaimer

@@ -13,7 +13,7 @@ from cacheaside.engine.write import put
 from cacheaside.errors import ConfigError
 from cacheaside.faces import SameDecorator
 from cacheaside.keys import Kind, Signature, check_namespace, compile_key, compile_tags
-from cacheaside.operations import names
+from cacheaside.names import names
 from cacheaside.options import Options, TagTemplates, UpdatesOptions, kept
 from cacheaside.plan import Plan, is_async
 
