@@ -149,6 +149,10 @@ class Call:
         """Add tags that only the loader knows; they count as late tags."""
         self._extra += tuple(map(tag_name, names))
 
+    def told(self, batch: Call) -> None:
+        """What the loader of a batch has said holds for each of its items."""
+        self._ttl, self.store, self._extra = batch._ttl, batch.store, batch._extra
+
     def late_tags(self, result: Any) -> tuple[str, ...]:
         """The tags that the result names and the arguments do not, without repetition."""
         named = self.late(result) if self.late is not None else ()

@@ -20,7 +20,7 @@ class Landed:
     must make sure that none was invalidated after ``since``, when the leader began.
     """
 
-    __slots__ = ("error", "flags", "late", "payload", "since", "value")
+    __slots__ = ("error", "flags", "late", "payload", "since", "trace", "value")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Landed:
         self.flags = flags
         self.value = value
         self.error = error
+        self.trace = None if error is None else error.__traceback__
         self.late = late
         self.since = since
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cacheaside.engine.call import Call, Site
-from cacheaside.engine.commands import Begin, Begun, Fetch, Flow, Load, Place, Release, Renew, Sleep, Spawn
+from cacheaside.engine.commands import Begin, Begun, Fetch, Flow, Load, Place, Renew, Sleep, Spawn, Sweep
 from cacheaside.engine.flights import Flight, Landed
 from cacheaside.engine.read import (
     POLL_FIRST,
@@ -52,7 +52,7 @@ Loader = Callable[[list[int]], Call]
 class Item:
     """One key of a batch, and how far it has come."""
 
-    __slots__ = ("answered", "call", "flight", "placeholder", "result", "seen", "stale")
+    __slots__ = ("answered", "call", "flight", "ours", "placeholder", "result", "seen", "stale")
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -62,6 +62,8 @@ class Item:
         self.stale: tuple[Any] | None = None
         self.flight: Flight | None = None
         self.placeholder = b""
+        self.ours = False
+        """Whether our placeholder stands in the slot, as far as we know."""
 
     def answer(self, result: Any) -> None:
         self.answered, self.result = True, result
@@ -98,14 +100,21 @@ def read_many(site: Site, calls: Sequence[Call], loader: Loader, *, forced: bool
     except StoreUnavailable:
         site.counts.unavailable += 1
     finally:
-        abandoned = [i for i in mine if i.flight is not None]
-        for item in abandoned:
-            if not item.answered and not item.flight.waiters:  # type: ignore[union-attr]
-                slot = site.world.keys.value(item.call.key)
-                yield Spawn(attempt(site, Release(slot, item.placeholder)))
+        # What was not stored and nobody takes over: cancelled, or a callable of the user's has raised.
+        left = [i for i in mine if i.ours and i.flight and (i.flight.done.done() or not i.flight.waiters)]
+        for item in mine:
             site.world.flights.close(item.flight)  # type: ignore[arg-type]
+        if left:
+            yield Spawn(release(site, left))
     yield from load_many(site, items, [i for i in items if not i.answered], loader, keep=False)
     return [item.result for item in items]
+
+
+def release(site: Site, items: Sequence[Item]) -> Flow[None]:
+    """Take the placeholders of these items away, in one round trip."""
+    yield from attempt(site, Sweep(tuple((site.world.keys.value(i.call.key), i.placeholder) for i in items)))
+    for item in items:
+        item.ours = False
 
 
 def wants_slot(item: Item) -> bool:
@@ -186,7 +195,12 @@ def begin_many(site: Site, items: Sequence[Item]) -> Flow[list[Item]]:
             judge(site, item.call, item.seen)
             # A token that changed under us leaves a placeholder nobody can use: loaded, not stored.
             if there is None and item.seen.verdict is Verdict.FILLING:
+                item.ours = True
                 mine.append(item)
+    except BaseException:
+        # The answer is lost, perhaps not the command: nobody should wait for these placeholders.
+        yield Spawn(release(site, items))
+        raise
     finally:
         for item in items:
             if item not in mine and item.flight is not None:
@@ -206,7 +220,7 @@ def load_many(
     start = world.clock()
     call = loader([place[id(item)] for item in wanted])
     call.keys = frozenset(item.call.key for item in wanted)
-    led = [i for i in wanted if i.flight is not None]
+    led = [i for i in wanted if keep and i.flight is not None]
     renew = None
     if led:
         kept = tuple((world.keys.value(i.call.key), i.placeholder) for i in led)
@@ -217,7 +231,8 @@ def load_many(
         counts.errors += 1
         for item in led:
             world.flights.land(item.flight, Landed(error=loaded.error))  # type: ignore[arg-type]
-            yield from attempt(site, Release(world.keys.value(item.call.key), item.placeholder))
+        if led:
+            yield from release(site, led)
         for item in wanted:
             if item.stale is None:
                 raise loaded.error
@@ -228,6 +243,7 @@ def load_many(
     counts.load_seconds += cost
     counts.misses += len(wanted)
     ready: list[Ready] = []
+    unstored: list[Item] = []
     for item, result in zip(wanted, loaded.value, strict=True):
         item.answer(result)
         expected = item.placeholder if item.flight is not None else b""
@@ -235,6 +251,7 @@ def load_many(
             expected = head_of(item.seen.slot)  # type: ignore[arg-type]
         if not keep or not expected:
             continue
+        item.call.told(call)
         payload = encode(site, item.call, result)
         if payload is not None and item.flight is not None:
             land(site, item.call, item.flight, payload, result)
@@ -242,12 +259,17 @@ def load_many(
         if one is not None:
             ready.append(one)
         elif item.flight is not None:
-            yield from attempt(site, Release(world.keys.value(item.call.key), expected))
+            unstored.append(item)
+    if unstored:
+        yield from release(site, unstored)
     if ready:
         try:
             yield from commit(site, ready)
         except StoreUnavailable:
             counts.unavailable += 1
+        else:
+            for item in led:
+                item.ours = False
 
 
 def follow_many(site: Site, waiting: list[Item]) -> Flow[None]:

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import (
@@ -67,6 +68,8 @@ from cacheaside.entry import (
     unpack_tags,
 )
 from cacheaside.errors import CodecError, StoreUnavailable
+
+T = TypeVar("T")
 
 FAILED: Final = b"failed"
 """What stands in a refresh lock after a failed load."""
@@ -263,7 +266,7 @@ def resolve(site: Site, call: Call, seen: Seen) -> Flow[Any]:
             if call.nested() or not patience(site, call):
                 return (yield from alone(site, call))
             if flight is not None:
-                landed = yield from join(site, call, flight)
+                landed = yield from join(site, call, flight, slot.pack())  # type: ignore[union-attr]
                 if landed is None:
                     return (yield from alone(site, call))
                 if landed.abandoned:
@@ -273,7 +276,11 @@ def resolve(site: Site, call: Call, seen: Seen) -> Flow[Any]:
                     continue
                 if landed.late and not (yield from unmarked(site, landed.late, landed.since)):
                     return (yield from alone(site, call))
-                return answer(site, landed)
+                try:
+                    return answer(site, landed)
+                except CodecError:
+                    undecodable(site, call)
+                    return (yield from alone(site, call))
         else:
             taken = yield from refresh(site, call, seen)
             if taken is not None:
@@ -347,7 +354,7 @@ def keep_near(
 
 def patience(site: Site, call: Call) -> float:
     """Seconds that this call may still wait for others; its waiting begins with the first question."""
-    now = site.world.clock()
+    now = site.world.tick()
     if call.wait_until is None:
         call.wait_until = now + site.policy.wait_timeout
         site.counts.waits += 1
@@ -375,11 +382,17 @@ def flight_name(call: Call, placeholder: Marker) -> Name:
     return (call.key, placeholder.digest, placeholder.nonce)
 
 
-def join(site: Site, call: Call, flight: Flight) -> Flow[Landed | None]:
+def join(site: Site, call: Call, flight: Flight, placeholder: bytes) -> Flow[Landed | None]:
     """Wait for a load of this process; None when patience ends first."""
     flight.waiters += 1
     try:
         ended = yield Wait(flight, patience(site, call))
+    except BaseException:
+        left = flight.done.done() and flight.landed.abandoned
+        if left and flight.waiters == 1 and site.world.flights.find(flight.name) is None:
+            # The leader left its placeholder to us, and nobody else is there to take it over.
+            yield Spawn(attempt(site, Release(site.world.keys.value(call.key), placeholder)))
+        raise
     finally:
         flight.waiters -= 1
     return flight.landed if ended else None
@@ -389,7 +402,8 @@ def answer(site: Site, landed: Landed) -> Any:
     """What a flight brought, as this caller's own object."""
     site.counts.coalesced += 1
     if landed.error is not None:
-        raise landed.error
+        # One exception for all: raised as it landed, or every waiter's frames would pile up on it.
+        raise landed.error.with_traceback(landed.trace)
     if site.codec.shareable:
         return landed.value
     return open_payload(site, landed.flags, landed.payload or b"")
@@ -464,25 +478,26 @@ def lead(site: Site, call: Call, flight: Flight, placeholder: bytes, seen: Seen)
     world, policy = site.world, site.policy
     slot = world.keys.value(call.key)
     site.counts.misses += 1
-    start = world.clock()
+    start, began = world.clock(), world.tick()
     release = Release(slot, placeholder)
     keep = Renew(((slot, placeholder),), policy.lease_ttl)
     try:
         loaded = yield Load(call, keep, policy.soft_timeout, policy.hard_timeout)
         if type(loaded) is Pending:  # nothing stale to give meanwhile
-            loaded = yield Await(loaded, rest(policy.hard_timeout, start, world.clock()), keep)
-        if loaded.error is not None:
-            world.flights.land(flight, Landed(error=loaded.error))
-            yield from attempt(site, release)
-            return unwrap(site, loaded)
-        return (yield from settle(site, call, loaded.value, start, placeholder, seen, flight))
+            loaded = yield Await(loaded, rest(policy.hard_timeout, began, world.tick()), keep)
+        if loaded.error is None:
+            return (yield from settle(site, call, loaded.value, start, placeholder, seen, flight))
+        world.flights.land(flight, Landed(error=loaded.error))
+        yield from attempt(site, release)
     except BaseException:
-        # Cancelled: the next waiter takes over the placeholder; with nobody waiting it must go.
-        if not flight.done.done() and not flight.waiters:
+        # Cancelled: the next waiter takes over the placeholder. With nobody waiting it must go, as it
+        # must when a callable of the user's, such as cache_if, has raised.
+        if flight.done.done() or not flight.waiters:
             yield Spawn(attempt(site, release))
         raise
     finally:
         world.flights.close(flight)
+    return unwrap(site, loaded)
 
 
 def attempt(site: Site, command: Command) -> Flow[None]:
@@ -691,7 +706,14 @@ def refresh(site: Site, call: Call, seen: Seen) -> Flow[tuple[Any] | None]:
     except CodecError:
         undecodable(site, call)
         return ((yield from reload(site, call, seen)),)
-    holder: bytes | None = yield Lock(lock, nonce, policy.lease_ttl)
+    try:
+        holder: bytes | None = yield Lock(lock, nonce, policy.lease_ttl)
+    except StoreUnavailable:  # it answers reads and takes no writes: full, or a replica now
+        counts.unavailable += 1
+        holder = FAILED
+        if seen.verdict is Verdict.KEPT:
+            with suppress(Exception):
+                return ((yield from alone(site, call)),)
     if holder is not None:
         if seen.verdict is Verdict.KEPT and holder != FAILED:
             return None
@@ -736,18 +758,23 @@ def renew(site: Site, call: Call, seen: Seen, release: Release) -> Flow[tuple[An
     instead of asking a source that has just failed.
     """
     world, policy = site.world, site.policy
-    start = world.clock()
+    start, began = world.clock(), world.tick()
     keep = Renew(((release.key, release.expected),), policy.lease_ttl)
-    loaded = yield Load(call, keep, policy.soft_timeout, policy.hard_timeout)
+    loaded = yield from holding(
+        site, release, ask(Load(call, keep, policy.soft_timeout, policy.hard_timeout))
+    )
     if type(loaded) is Pending:
-        yield Spawn(finish(site, call, loaded, start, seen, release))
+        yield Spawn(finish(site, call, loaded, start, began, seen, release))
         return None
     return ((yield from replace(site, call, loaded, start, seen, release)),)
 
 
-def finish(site: Site, call: Call, pending: Pending, start: float, seen: Seen, release: Release) -> Flow[Any]:
+def finish(
+    site: Site, call: Call, pending: Pending, start: float, began: float, seen: Seen, release: Release
+) -> Flow[Any]:
     keep = Renew(((release.key, release.expected),), site.policy.lease_ttl)
-    loaded = yield Await(pending, rest(site.policy.hard_timeout, start, site.world.clock()), keep)
+    left = rest(site.policy.hard_timeout, began, site.world.tick())
+    loaded = yield from holding(site, release, ask(Await(pending, left, keep)))
     return (yield from replace(site, call, loaded, start, seen, release))
 
 
@@ -755,9 +782,23 @@ def replace(site: Site, call: Call, loaded: Loaded, start: float, seen: Seen, re
     if loaded.error is not None:
         yield from attempt(site, Hold(((release.key, FAILED),), (), site.policy.lease_ttl, 0))
     result = unwrap(site, loaded)
-    yield from settle(site, call, result, start, head_of(seen.slot), seen, None)  # type: ignore[arg-type]
+    storing = settle(site, call, result, start, head_of(seen.slot), seen, None)  # type: ignore[arg-type]
+    yield from holding(site, release, storing)
     yield from attempt(site, release)
     return result
+
+
+def holding(site: Site, release: Release, flow: Flow[T]) -> Flow[T]:
+    """Go through ``flow``; cancelled, or failed in a callable of the user's, let go of the lock at once."""
+    try:
+        return (yield from flow)
+    except BaseException:
+        yield Spawn(attempt(site, release))
+        raise
+
+
+def ask(command: Command) -> Flow[Any]:
+    return (yield command)
 
 
 def reload(site: Site, call: Call, seen: Seen) -> Flow[Any]:
