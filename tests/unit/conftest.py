@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import time
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import fakeredis
@@ -15,28 +13,16 @@ import pytest
 from cacheaside import Cache
 from cacheaside.keys import Keyspace
 from cacheaside.stores.redis import RedisStore
-
-
-class Clock:
-    """Seconds since the epoch, as the test says."""
-
-    def __init__(self) -> None:
-        self.now = time.time()  # a server that a test speaks to has a clock of its own
-
-    def __call__(self) -> float:
-        return self.now
-
-    def tick(self, seconds: float | timedelta) -> None:
-        self.now += seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+from cacheaside.testing import FakeClock
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def cache(clock: Clock) -> Iterator[Cache]:
+def cache(clock: FakeClock) -> Iterator[Cache]:
     """An embedded cache whose time stands still; waiting lets it pass."""
     with Cache("embedded://", clock=clock) as made:
         made.driver._sleep = clock.tick
@@ -55,7 +41,7 @@ def redis_store() -> RedisStore:
 
 
 @pytest.fixture
-def redis_cache(clock: Clock, redis_store: RedisStore) -> Iterator[Cache]:
+def redis_cache(clock: FakeClock, redis_store: RedisStore) -> Iterator[Cache]:
     """A cache over ``redis_store``."""
     with Cache(store=redis_store, clock=clock) as made:
         made.driver._sleep = clock.tick

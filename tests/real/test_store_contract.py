@@ -1,0 +1,33 @@
+"""The contract of a store, kept by real servers: what fakeredis only plays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from cacheaside.connection import ServerFacts, aconnect, connect
+from cacheaside.stores.redis import RedisStore
+from cacheaside.testing.contract import KEYS, StoreContract, Wait
+from cacheaside.urls import parse_url
+from tests.aging import aged
+
+
+class TestRedis(StoreContract):
+    @pytest.fixture(params=["ifeq", "scripts"])
+    def store(self, request: pytest.FixtureRequest, redis_url: str) -> Iterator[RedisStore]:
+        """With ``SET ... IFEQ`` where the server has it, and by scripts alone, as on older ones."""
+        endpoint = parse_url(redis_url)
+        learnt: list[ServerFacts] = []
+        store = RedisStore(
+            KEYS,
+            lambda: connect(endpoint, learnt.append),
+            lambda: aconnect(endpoint, learnt.append),
+            has_ifeq=lambda: request.param == "ifeq" and bool(learnt) and learnt[-1].has_ifeq,
+        )
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def wait(self, store: RedisStore) -> Wait:
+        return aged(store.client)
