@@ -231,10 +231,38 @@ EXHAUSTIVE: dict[str, tuple[Scenario, set[str]]] = {
     ),
 }
 
+_BY_TAG = ("writer", (by_tag,))
+_BY_LATE_TAG = ("writer", (by_late_tag,))
+_UPDATER = ("updater", (update,))
+
 EXHAUSTIVE_SOAK: dict[str, Scenario] = {
     "readers apart, two gets each": apart(reader(get, get), reader(get, get), WRITER, evictions=1),
     "readers in one process, three gets": beside(reader(get, get), reader(get), WRITER, evictions=1),
-    "readers and the writer in one process with an L1, an eviction": together(
-        reader(get), reader(get), WRITER, l1=True, evictions=1
+    "an L1 and an eviction": together(reader(get), reader(get), WRITER, l1=True, evictions=1),
+    "an L1 and a lost answer": together(reader(get), reader(get), _BY_TAG, l1=True, losses=1),
+    "an L1 and a batch": together(reader(get_many), reader(get), _BY_TAG, l1=True),
+    "an L1 and a held transaction": together(
+        reader(get), reader(get), ("writer", (mutate(dies=False),)), l1=True
     ),
+    "an L1 and two updates": together(reader(get), _UPDATER, _UPDATER, l1=True),
+    "an L1, an update and a late tag": together(
+        reader(get), _UPDATER, _BY_LATE_TAG, tags=(), late=("late",), l1=True
+    ),
+    "an L1 and a stale value renewed in the background": together(
+        reader(get), reader(get), _BY_TAG, l1=True, **stale_value(refresh="background")
+    ),
+    "a batch and a late tag": together(
+        reader(get_many), reader(get), _BY_LATE_TAG, tags=(), late=("late",), l1=True
+    ),
+    "known tags and late ones": together(
+        reader(get), reader(get), ("writer", (by_late_tag, by_tag)), late=("late",), l1=True
+    ),
+    "a late tag, a cancelled call": together(
+        reader(get), reader(get), _BY_LATE_TAG, tags=(), late=("late",), witness=True, cancels=1
+    ),
+    "cancelled calls and an eviction": beside(
+        reader(get), reader(get), ("writer", (by_key,)), cancels=2, evictions=1
+    ),
+    "a batch, a lost answer": apart(reader(get_many), reader(get), _BY_TAG, losses=1),
+    "an update and a failover": apart(reader(get), _UPDATER, ("writer", (by_key,)), evictions=1, failovers=1),
 }
