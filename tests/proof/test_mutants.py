@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from cacheaside.engine import read as engine
 from cacheaside.engine import write as writing
-from cacheaside.engine.commands import Fetch
+from cacheaside.engine.commands import Fetch, Wait
 from cacheaside.entry import NONCE, Marker, Value, is_token, pack_tags, unpack_tags
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
@@ -56,8 +56,8 @@ def flight_by_key(patch: Patch) -> None:
 
     def join_first(site: Any, call: Any) -> Any:
         flying = [f for f in site.world.flights._flying.values() if f.name[0] == call.key]
-        if flying:
-            landed = yield from engine.join(site, call, flying[0])
+        if site.world.process.tell(len(flying)):
+            landed = flying[0].landed if (yield Wait(flying[0], 5.0)) else None
             if landed is not None and not landed.abandoned:
                 return engine.answer(site, landed)
         return (yield from read(site, call))
