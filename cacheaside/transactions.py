@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
+
+from cacheaside.errors import ConfigError
 
 if TYPE_CHECKING:
     from cacheaside.cache import Cache
@@ -26,20 +31,28 @@ class Transaction:
         self._tags: dict[str, None] = {}
         self._token: Token[Transaction | None] | None = None
         self._barrier = False
+        self._lock = threading.Lock()
         self.dirty = False
         """Whether something was invalidated: what is cached is then older than what the block sees."""
         self.over = False
         """Tasks started in the block may outlive it: what they invalidate then goes out at once."""
 
     def add(self, keys: tuple[str, ...], tags: tuple[str, ...], *, barrier: bool = False) -> None:
-        if not self.dirty and self.cache.near is not None:
-            self.cache.near.bypass(True)
-        self.dirty = True
-        self._barrier = self._barrier or barrier
-        self._keys.update(dict.fromkeys(keys))
-        self._tags.update(dict.fromkeys(tags))
+        with self._lock:
+            if not self.over:
+                if not self.dirty and self.cache.near is not None:
+                    self.cache.near.bypass(True)
+                self.dirty = True
+                self._barrier = self._barrier or barrier
+                self._keys.update(dict.fromkeys(keys))
+                self._tags.update(dict.fromkeys(tags))
+                return
+        # Another thread has ended the block since it was asked for: too late to wait for its end.
+        self.cache.invalidate(keys=keys, tags=tags, barrier=barrier)
 
     def __enter__(self) -> Self:
+        if self._token is not None or self.over:
+            raise ConfigError("a transaction is for one block: call cache.transaction() for each")
         self.outer = collecting.get()
         self._token = collecting.set(self)
         return self
@@ -58,11 +71,13 @@ class Transaction:
             self.receipt = await self.cache.ainvalidate(keys=keys, tags=tags, barrier=self._barrier)
 
     def _leave(self, kind: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        self.over = True
+        with self._lock:
+            self.over = True
         if self.dirty and self.cache.near is not None:
             self.cache.near.bypass(False)
         if self._token is not None:
-            collecting.reset(self._token)
+            with suppress(ValueError):  # ended in another context than begun: nothing to put back there
+                collecting.reset(self._token)
             self._token = None
         return ((), ()) if kind is not None else (tuple(self._keys), tuple(self._tags))
 
@@ -80,15 +95,25 @@ class Mutating:
         self.receipt: Receipt | None = None
 
     def __enter__(self) -> Self:
-        self._cache.invalidate(**self._what, hold=self._hold)
+        try:
+            self._cache.invalidate(**self._what, hold=self._hold)
+        except (KeyboardInterrupt, SystemExit):  # nobody else would end the hold
+            self._cache.invalidate_now(**self._what)
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._cache.again_later(**self._what)
         self.receipt = self._cache.invalidate_now(**self._what)
 
     async def __aenter__(self) -> Self:
-        await self._cache.ainvalidate(**self._what, hold=self._hold)
+        try:
+            await self._cache.ainvalidate(**self._what, hold=self._hold)
+        except asyncio.CancelledError:  # nobody else would end the hold
+            await self._cache.ainvalidate_now(**self._what)
+            raise
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        self._cache.again_later(**self._what)
         self.receipt = await self._cache.ainvalidate_now(**self._what)

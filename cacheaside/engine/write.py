@@ -7,20 +7,33 @@ the slot first and commits over the hold, so an invalidation that comes in betwe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
 
 from cacheaside.engine.call import Call, Near, Site, World
-from cacheaside.engine.commands import Begun, Fetch, Flow, Hold, Invalidate, Load, Release, Renew, Sleep
+from cacheaside.engine.commands import (
+    Begun,
+    Fetch,
+    Flow,
+    Hold,
+    Invalidate,
+    Load,
+    Release,
+    Renew,
+    Sleep,
+)
 from cacheaside.engine.read import (
     TOKEN_TTL,
     Seen,
     alone,
+    ask,
     attempt,
     commit,
     encode,
+    holding,
     prepare,
     token_ttl,
     unwrap,
@@ -62,28 +75,46 @@ def invalidate(
         near.mark(keys, tags)
     names = world.keys
     slots = tuple((names.value(k), names.refresh_lock(k), names.staging(k)) for k in keys)
-    until = world.clock() + timeout
-    delay, slept, attempts, acknowledged = RETRY_FIRST, 0.0, 0, False
-    while not acknowledged:
-        attempts += 1
+
+    def command() -> Invalidate:
         incarnation, nonce = world.incarnation(), world.nonce()
         make = new_token if hold is None else hold_token
         tokens = tuple((names.token(t), make(incarnation, world.nonce()), t) for t in tags)
         held = None
         if hold is not None:
             held = (Marker(HOLD, nonce, incarnation, world.clock(), b"\0" * 8).pack(), hold)
+        return Invalidate(slots, tokens, TOKEN_TTL, held)
+
+    try:
+        attempts, acknowledged = yield from deliver(world, command, timeout)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        # Cancelled, as a request is whose client has gone: what it wrote is written all the same.
+        with suppress(StoreUnavailable):
+            yield command()
+        raise
+    finally:
+        if near is not None:
+            near.mark(keys, tags)
+    return Receipt(keys, tags, acknowledged, attempts)
+
+
+def deliver(world: World, command: Callable[[], Invalidate], timeout: float) -> Flow[tuple[int, bool]]:
+    """Send it until it is acknowledged or out of time: how often, and whether it was."""
+    until = world.clock() + timeout
+    delay, slept, attempts = RETRY_FIRST, 0.0, 0
+    while True:
+        attempts += 1
         try:
-            yield Invalidate(slots, tokens, TOKEN_TTL, held)
-            acknowledged = True
+            yield command()
+            return attempts, True
         except StoreUnavailable:
             slept += delay
             if slept > timeout or world.clock() + delay >= until:
-                break
+                return attempts, False
             yield Sleep(delay)
             delay = min(delay * 2, RETRY_LAST)
-    if near is not None:
-        near.mark(keys, tags)
-    return Receipt(keys, tags, acknowledged, attempts)
 
 
 def greet(world: World, slot: str) -> Flow[bytes]:
@@ -128,9 +159,11 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
             seen.known = pack_tags(call.tags, begun.tokens)
     except StoreUnavailable:
         site.counts.unavailable += 1
-    loaded = yield Load(call, Renew(((slot, hold),), policy.lease_ttl), hard=policy.hard_timeout)
+    release = Release(slot, hold)
+    loading = Load(call, Renew(((slot, hold),), policy.lease_ttl), hard=policy.hard_timeout)
+    loaded = yield from holding(site, release, ask(loading))
     if loaded.error is not None:
-        yield from attempt(site, Release(slot, hold))
+        yield from attempt(site, release)
         return unwrap(site, loaded), False
     result = loaded.value
     stored: Sequence[bool] = (False,)
@@ -143,6 +176,11 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
                 stored = yield from commit(site, (ready,))
     except StoreUnavailable:
         site.counts.unavailable += 1
+    except GeneratorExit:
+        raise
+    except BaseException:  # cancelled, or failed in a callable of the user's: written all the same
+        yield from invalidate(world, near, (key,), (), timeout=timeout)
+        raise
     if not stored[0]:
         yield from invalidate(world, near, (key,), (), timeout=timeout)
     return result, stored[0]
