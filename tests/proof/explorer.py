@@ -242,7 +242,8 @@ class Actor:
     def summary(self) -> Any:
         if self.command is None or self.dead:
             return None
-        return (self.at, repr(self.told))
+        waited_for = state_of(self.command.flight) if type(self.command) is Wait else None
+        return (self.at, repr(self.told), waited_for)
 
 
 class Process:
