@@ -106,6 +106,7 @@ class Call:
         "keys",
         "late",
         "load",
+        "over",
         "parent",
         "since",
         "store",
@@ -131,7 +132,11 @@ class Call:
         self.forced = forced
         self.since = 0
         self.wait_until: float | None = None
-        self.parent = current.get()
+        self.over = False
+        self.parent = running(current.get())
+        if self.parent is not None:
+            # A function that schedules its own next call must not leave an ever longer chain.
+            self.parent.parent = running(self.parent.parent)
         self._ttl: float | None = None
         self.store = True
         self._extra: tuple[str, ...] = ()
@@ -176,4 +181,11 @@ def current_load() -> Call | None:
 
     The loader may set ``ttl`` (seconds) or ``store = False`` on it, and call ``tag("author:7")``.
     """
-    return current.get()
+    return running(current.get())
+
+
+def running(call: Call | None) -> Call | None:
+    """The nearest call around here that still loads: tasks begun by a loader may outlive it."""
+    while call is not None and call.over:
+        call = call.parent
+    return call

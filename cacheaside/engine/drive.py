@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from cacheaside.engine.call import Call, current
@@ -29,7 +30,13 @@ log = logging.getLogger("cacheaside")
 T = TypeVar("T")
 
 WORKERS = 16
-"""Threads for background refreshes of sync functions; as many tasks of async ones run at a time."""
+"""Threads for background refreshes of sync functions."""
+WAITING = 1000
+"""Refreshes that wait for a thread; what comes when there are so many is left to a later call."""
+IDLE = 30.0
+"""Seconds after which a thread without work ends: a cache that nobody closed leaves none behind."""
+CLOSE_WITHIN = 5.0
+"""Seconds that closing waits for background refreshes: a function may never return."""
 
 
 class Store(Protocol):
@@ -46,8 +53,7 @@ class Driver:
         self._sleep = sleep
         self.notices: Callable[[str], Future[bool] | None] | None = None
         self._keeper = Keeper()
-        self._workers: ThreadPoolExecutor | None = None
-        self._pid = os.getpid()
+        self._workers = Workers(WORKERS)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- sync
@@ -93,7 +99,7 @@ class Driver:
         if command.expected is None:
             await asyncio.sleep(command.seconds)
         else:
-            await asyncio.wait((asyncio.wrap_future(command.expected),), timeout=command.seconds)
+            await ended(command.expected, command.seconds)
 
     def _load(self, command: Load, store: Store) -> Loaded | Pending:
         call = command.call
@@ -102,22 +108,22 @@ class Driver:
                 return outcome(call)
             future: Future[Loaded] = Future()
             context = copy_context()
+
+            def work() -> None:
+                try:
+                    future.set_result(context.run(outcome, call))
+                except BaseException as error:  # SystemExit and the like are the caller's
+                    future.set_exception(error)
+
             # A daemon, so that a function that never returns can't keep the process from ending.
-            threading.Thread(
-                target=lambda: future.set_result(context.run(outcome, call)),
-                name="cacheaside-load",
-                daemon=True,
-            ).start()
+            threading.Thread(target=work, name="cacheaside-load", daemon=True).start()
             if command.soft is not None and not wait_futures((future,), command.soft).done:
                 return Pending(future)
             return settled(future, command.hard)
 
     def _spawn(self, flow: Flow[Any], store: Store) -> None:
-        if self._workers is None or self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="cacheaside")
-        context = copy_context()
-        self._workers.submit(context.run, self._behind, flow, store)
+        if not self._workers.submit(partial(copy_context().run, self._behind, flow, store)):
+            flow.close()
 
     def _behind(self, flow: Flow[Any], store: Store) -> None:
         try:
@@ -150,8 +156,7 @@ class Driver:
         if kind is Expect:
             return self.notices(command.key) if self.notices is not None else None
         if kind is Wait:
-            ended = asyncio.wrap_future(command.flight.done)
-            return bool((await asyncio.wait((ended,), timeout=command.timeout))[0])
+            return await ended(command.flight.done, command.timeout)
         if kind is Await:
             return await self._aawait(command, store)
         if kind is Spawn:
@@ -203,9 +208,11 @@ class Driver:
 
     def _aspawn(self, flow: Flow[Any], store: Store) -> None:
         try:
-            self._task(self.arun(flow, store))
-        except RuntimeError:  # the loop has ended, and everything on it
+            asyncio.get_running_loop()
+        except RuntimeError:  # it has ended, and everything on it
             flow.close()
+        else:
+            self._task(self.arun(flow, store))
 
     def _task(self, work: Awaitable[Any]) -> None:
         async def behind() -> None:
@@ -221,11 +228,12 @@ class Driver:
         task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Wait for background work of threads and let the threads end."""
+        """Wait for background work of threads, but not for ever, and let the threads end."""
         self._keeper.close()
-        if self._workers is not None and self._pid == os.getpid():
-            self._workers.shutdown(wait=True)
-        self._workers = None
+        if not self._workers.close(CLOSE_WITHIN):
+            log.warning(
+                "a background refresh goes on after %g s; the cache is closed without it", CLOSE_WITHIN
+            )
 
     async def aclose(self) -> None:
         """End the background tasks of this loop, then what ``close`` ends."""
@@ -245,6 +253,7 @@ def outcome(call: Call) -> Loaded:
     except Exception as error:
         return Loaded(error=error)
     finally:
+        call.over = True
         current.reset(token)
 
 
@@ -256,7 +265,18 @@ async def aoutcome(call: Call) -> Loaded:
     except Exception as error:
         return Loaded(error=error)
     finally:
-        current.reset(token)
+        call.over = True
+        with suppress(ValueError):  # closed from elsewhere, as what a dead loop leaves behind is
+            current.reset(token)
+
+
+async def ended(future: Future[Any], timeout: float) -> bool:
+    """Wait on this loop for what may happen in another thread: whether it has."""
+    waiting = asyncio.wrap_future(future)
+    try:
+        return bool((await asyncio.wait((waiting,), timeout=timeout))[0])
+    finally:
+        waiting.cancel()  # this loop may be closed by the time it happens
 
 
 def settled(future: Future[Loaded], timeout: float | None) -> Loaded:
@@ -276,6 +296,66 @@ async def asettled(task: asyncio.Future[Loaded], timeout: float | None) -> Loade
 
 def too_slow() -> LoadTimeout:
     return LoadTimeout("the function did not return within its hard load_timeout")
+
+
+class Workers:
+    """A few threads for what nobody waits for.
+
+    Daemons, unlike those of an executor: a function that never returns can't keep the process from ending.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self._turn = threading.Condition()
+        self._jobs: deque[Callable[[], object]] = deque()
+        self._threads = self._busy = 0
+        self._closing = False
+
+    def submit(self, job: Callable[[], object]) -> bool:
+        """Have it done some time; False when there is too much to do, or the interpreter is ending."""
+        with self._turn:
+            self._closing = False
+            if len(self._jobs) >= WAITING:
+                return False
+            if len(self._jobs) >= self._threads - self._busy and self._threads < self._most:
+                try:
+                    threading.Thread(target=self._work, name="cacheaside", daemon=True).start()
+                    self._threads += 1
+                except RuntimeError:
+                    if not self._threads:
+                        return False
+            self._jobs.append(job)
+            self._turn.notify_all()
+            return True
+
+    def _work(self) -> None:
+        while True:
+            with self._turn:
+                self._turn.wait_for(lambda: self._jobs or self._closing, IDLE)
+                if not self._jobs:
+                    self._threads -= 1
+                    self._turn.notify_all()
+                    return
+                job = self._jobs.popleft()
+                self._busy += 1
+            try:
+                job()
+            finally:
+                del job
+                with self._turn:
+                    self._busy -= 1
+                    self._turn.notify_all()
+
+    def close(self, timeout: float) -> bool:
+        """Let the threads end when they have done what there is to do; whether they have in time."""
+        with self._turn:
+            self._closing = True
+            self._turn.notify_all()
+            return self._turn.wait_for(lambda: not self._threads, timeout)
 
 
 class Keeper:
@@ -338,7 +418,12 @@ class Keeper:
             with self._lock:
                 self._next = min((due for due, _, _ in self._kept.values()), default=math.inf)
                 pause = self._next - time.monotonic()
-            wake.wait(None if pause == math.inf else max(0.01, pause))
+            idle = pause == math.inf
+            if not wake.wait(IDLE if idle else max(0.01, pause)) and idle:
+                with self._lock:
+                    if not self._kept and self._wake is wake:
+                        self._thread = None
+                        return
             wake.clear()
 
     def close(self) -> None:
