@@ -141,7 +141,7 @@ class Cache(Operations):
         if store is not None:
             self.store = store
         elif self.endpoint is None:
-            self.store = EmbeddedStore(max_bytes, clock, index_limit)
+            self.store = EmbeddedStore(max_bytes, clock, index_limit, tick=self.world.tick)
             self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict)
         else:
             self.store = redis = redis_store(self, self.endpoint, index_limit)

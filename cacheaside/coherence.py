@@ -17,7 +17,7 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ PAUSE_FIRST: Final = 0.05
 PAUSE_LAST: Final = 1.0
 SUBSCRIBE_WITHIN: Final = 2.0
 HEARD: Final = 4096
+EXPECTED: Final = 1.0
 
 
 class Channel:
@@ -74,7 +75,7 @@ class Channel:
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._waiting: dict[str, Future[bool]] = {}
-        self._fills: OrderedDict[str, list[Future[bool]]] = OrderedDict()
+        self._fills: OrderedDict[str, tuple[Future[bool], float]] = OrderedDict()
 
     # -- lifetime
 
@@ -124,13 +125,24 @@ class Channel:
         self._waiting.pop(beat, None)
 
     def expect_fill(self, key: str) -> Future[bool]:
-        """A future that is done when somebody has announced that ``key`` was filled or dropped."""
-        future: Future[bool] = Future()
-        future.set_running_or_notify_cancel()
+        """A future that is done when somebody has announced that ``key`` was filled or dropped.
+
+        All who ask within a second share one, and it ends then: short loads are not announced, and what
+        was asked about them would pile up.
+        """
+        now = self._tick()
         with self._lock:
-            self._fills.setdefault(key, []).append(future)
+            known = self._fills.get(key)
+            if known is not None and now - known[1] < EXPECTED:
+                return known[0]
+            future: Future[bool] = Future()
+            future.set_running_or_notify_cancel()
+            self._fills[key] = future, now
+            self._fills.move_to_end(key)
+            over = [known] if known is not None else []
             while len(self._fills) > HEARD:
-                self._settle(self._fills.popitem(last=False)[1])
+                over.append(self._fills.popitem(last=False)[1])
+        self._settle(over)
         return future
 
     @property
@@ -246,9 +258,8 @@ class Channel:
         for pattern in heard.patterns:
             self._near.clear(pattern)
         with self._lock:
-            waiters = [self._fills.pop(key, []) for key in (*heard.filled, *heard.keys)]
-        for futures in waiters:
-            self._settle(futures)
+            waiters = [self._fills.pop(key, None) for key in (*heard.filled, *heard.keys)]
+        self._settle(filter(None, waiters))
 
     def _broken(self) -> None:
         self._near.horizon = 0.0
@@ -258,11 +269,9 @@ class Channel:
             fills, self._fills = self._fills, OrderedDict()
         for future in waiting.values():
             future.set_result(False)
-        for futures in fills.values():
-            self._settle(futures)
+        self._settle(fills.values())
 
     @staticmethod
-    def _settle(futures: list[Future[bool]]) -> None:
-        for future in futures:
-            if not future.done():
-                future.set_result(True)
+    def _settle(fills: Iterable[tuple[Future[bool], float]]) -> None:
+        for future, _ in fills:
+            future.set_result(True)

@@ -45,14 +45,24 @@ class EmbeddedStore:
     Args:
         max_bytes: what it holds at most; beyond that the least recently used goes, as in Redis under
             ``allkeys-lru``. The protocol stands the loss of any key.
-        clock: seconds since the epoch.
+        clock: seconds since the epoch, which the lists of tags are kept in.
+        tick: seconds of a clock that never goes back: what ends must end even if somebody sets the time.
+            None is ``clock``.
     """
 
-    def __init__(self, max_bytes: int, clock: Callable[[], float], index_limit: int = 10_000) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        clock: Callable[[], float],
+        index_limit: int = 10_000,
+        *,
+        tick: Callable[[], float] | None = None,
+    ) -> None:
         self._rows: LRUCache[str, Row] = LRUCache(max_bytes, getsizeof=lambda row: len(row[0]) + 256)
         self._index: dict[str, dict[str, float]] = {}
         self._listed = 0
         self._clock = clock
+        self._tick = tick or clock
         self._index_limit = index_limit
         self._lock = threading.Lock()
         renew_after_fork(self)
@@ -98,14 +108,14 @@ class EmbeddedStore:
         row = self._rows.get(key)
         if row is None:
             return None
-        if row[1] <= self._clock():
+        if row[1] <= self._tick():
             del self._rows[key]
             return None
         return row[0]
 
     def _set(self, key: str, value: bytes, ttl: float) -> None:
         try:
-            self._rows[key] = (value, self._clock() + ttl)
+            self._rows[key] = (value, self._tick() + ttl)
         except ValueError:  # larger than the whole store
             self._rows.pop(key, None)
 
@@ -150,7 +160,7 @@ class EmbeddedStore:
             done.append(ours)
         for key, ttl in command.extend:
             token = self._get(key)
-            if token is not None and self._rows[key][1] < self._clock() + ttl:
+            if token is not None and self._rows[key][1] < self._tick() + ttl:
                 self._set(key, token, ttl)
         for index, key, end in command.index:
             self._list(index, key, end)

@@ -369,12 +369,20 @@ class RedisStore:
         stop = command.start + command.count - 1
 
         def parse(replies: list[Any]) -> list[str]:
-            return [raw.decode("utf-8", "replace") for raw in check(replies[0])]
+            return [name for raw in check(replies[0]) if (name := ours(raw)) is not None]
 
         return [("ZRANGE", command.index, command.start, stop)], parse
 
     def _forget(self, command: Forget) -> tuple[list[Call], Parse]:
         return [("ZREM", command.index, *command.keys)], _nothing
+
+
+def ours(raw: bytes) -> str | None:
+    """The key in a list; None for bytes that no key of ours can be, and no command could name."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def send(client: Any, calls: list[Call]) -> list[Any]:
