@@ -18,7 +18,8 @@ from cacheaside.engine.commands import (
     Members,
     Sweep,
 )
-from cacheaside.engine.read import Ready, Seen, commit, encode, prepare, token_ttl
+from cacheaside.engine.fill import Ready, commit, encode, prepare, token_ttl
+from cacheaside.engine.look import Seen
 from cacheaside.engine.write import greet, invalidate
 from cacheaside.entry import (
     HEAD,

@@ -12,27 +12,10 @@ from typing import Any
 
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Begin, Begun, Fetch, Flow, Load, Place, Renew, Sleep, Spawn, Sweep
+from cacheaside.engine.fill import Ready, attempt, commit, encode, land, prepare, token_ttl
 from cacheaside.engine.flights import Flight, Landed
-from cacheaside.engine.read import (
-    POLL_FIRST,
-    POLL_LAST,
-    Ready,
-    Seen,
-    Verdict,
-    attempt,
-    commit,
-    encode,
-    flight_name,
-    head_of,
-    hit,
-    judge,
-    land,
-    open_value,
-    patience,
-    prepare,
-    token_ttl,
-    undecodable,
-)
+from cacheaside.engine.look import Seen, Verdict, flight_name, head_of, judge, open_value, undecodable
+from cacheaside.engine.read import POLL_FIRST, POLL_LAST, hit, patience
 from cacheaside.entry import (
     PLACEHOLDER,
     Marker,

@@ -25,19 +25,9 @@ from cacheaside.engine.commands import (
     Renew,
     Sleep,
 )
-from cacheaside.engine.read import (
-    TOKEN_TTL,
-    Seen,
-    alone,
-    ask,
-    attempt,
-    commit,
-    encode,
-    holding,
-    prepare,
-    token_ttl,
-    unwrap,
-)
+from cacheaside.engine.fill import TOKEN_TTL, attempt, commit, encode, prepare, token_ttl, unwrap
+from cacheaside.engine.look import Seen
+from cacheaside.engine.read import alone, ask, holding
 from cacheaside.entry import HOLD, NO_INCARNATION, Marker, hold_token, is_token, new_token, pack_tags
 from cacheaside.errors import StoreUnavailable
 

@@ -44,7 +44,7 @@ def test_a_million_random_schedules_are_not_stale() -> None:
 
 def test_a_violation_is_told_as_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shortest schedule, a line for each step, with what the store holds after it."""
-    monkeypatch.setattr("cacheaside.engine.read.valid", lambda *_: True)
+    monkeypatch.setattr("cacheaside.engine.look.valid", lambda *_: True)
     with pytest.raises(Violation) as caught:
         Explorer(EXHAUSTIVE["readers apart"][0]).exhaust()
     lines = str(caught.value).splitlines()

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from cacheaside.engine import read as engine
+from cacheaside.engine import fill, look, many
+from cacheaside.engine import read as reading
 from cacheaside.engine import write as writing
 from cacheaside.engine.commands import Fetch, Wait
 from cacheaside.entry import NONCE, Marker, Value, is_token, pack_tags, unpack_tags
@@ -21,8 +22,15 @@ Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]
 
 
+def mutate(patch: Patch, name: str, other: Any) -> None:
+    """Put ``other`` in the place of what the whole engine knows by this name."""
+    for module in (look, fill, reading, many, writing):
+        if hasattr(module, name):
+            patch.setattr(module, name, other)
+
+
 def tokens_after_load(patch: Patch) -> None:
-    settle = engine.settle
+    settle = fill.settle
 
     def late(site: Any, call: Any, result: Any, start: Any, expected: Any, seen: Any, flight: Any) -> Any:
         tokens = yield Fetch(tuple(map(site.world.keys.token, call.tags)))
@@ -30,7 +38,7 @@ def tokens_after_load(patch: Patch) -> None:
             seen.known = pack_tags(call.tags, tokens)
         return (yield from settle(site, call, result, start, expected, seen, flight))
 
-    patch.setattr(engine, "settle", late)
+    mutate(patch, "settle", late)
 
 
 def commit_without_comparing(patch: Patch) -> None:
@@ -52,14 +60,14 @@ def one_nonce_per_client(patch: Patch) -> None:
 
 def flight_by_key(patch: Patch) -> None:
     """Whoever wants a key that this process is loading waits for that load."""
-    read = engine.read
+    read = reading.read
 
     def join_first(site: Any, call: Any) -> Any:
         flying = [f for f in site.world.flights._flying.values() if f.name[0] == call.key]
-        if site.world.process.tell(len(flying)):
+        if site.world.process.tell([f.name for f in flying]):
             landed = flying[0].landed if (yield Wait(flying[0], 5.0)) else None
             if landed is not None and not landed.abandoned:
-                return engine.answer(site, landed)
+                return reading.answer(site, landed)
         return (yield from read(site, call))
 
     patch.setattr("tests.proof.scenarios.read", join_first)
@@ -67,11 +75,11 @@ def flight_by_key(patch: Patch) -> None:
 
 def digest_ignored(patch: Patch) -> None:
     """A placeholder is followed whatever tokens its fill will carry."""
-    patch.setattr(engine, "digest", lambda _: b"digest--")
+    mutate(patch, "digest", lambda _: b"digest--")
 
 
 def missing_token_is_valid(patch: Patch) -> None:
-    judge = engine.judge
+    judge = look.judge
 
     def lenient(site: Any, call: Any, seen: Any) -> None:
         if type(seen.slot) is Value:
@@ -80,11 +88,11 @@ def missing_token_is_valid(patch: Patch) -> None:
             seen.tokens = [stored.get(name) if token is None else token for name, token in named]
         judge(site, call, seen)
 
-    patch.setattr(engine, "judge", lenient)
+    mutate(patch, "judge", lenient)
 
 
 def tokens_not_compared(patch: Patch) -> None:
-    patch.setattr(engine, "valid", lambda *_: True)
+    mutate(patch, "valid", lambda *_: True)
 
 
 def incarnation_not_compared(patch: Patch) -> None:
@@ -93,16 +101,17 @@ def incarnation_not_compared(patch: Patch) -> None:
 
 def holds_ignored(patch: Patch) -> None:
     """A hold is replaced like anything else that is of no use."""
-    patch.setattr(engine, "HOLD", None)
+    patch.setattr(look, "HOLD", None)
 
 
 def update_overwrites(patch: Patch) -> None:
     """An update that finds something else in the place of its hold stores its value nevertheless."""
+    original = fill.commit
 
     def commit(site: Any, batch: Any) -> Any:
         for ready in batch:
             ready.fill = replace(ready.fill, expected=b"")
-        return (yield from engine.commit(site, batch))
+        return (yield from original(site, batch))
 
     patch.setattr(writing, "commit", commit)
 
@@ -113,12 +122,12 @@ def late_tags_unproven(patch: Patch) -> None:
 
 def late_tags_not_checked_in_flights(patch: Patch) -> None:
     """A flight brings its result whatever became of the tags that only the result names."""
-    landed = engine.Landed
+    landed = fill.Landed
 
     def without_late(*args: Any, late: Any = (), since: int = 0, **more: Any) -> Any:
         return landed(*args, **more)
 
-    patch.setattr(engine, "Landed", without_late)
+    mutate(patch, "Landed", without_late)
 
 
 def l1_keeps_what_was_read_before(patch: Patch) -> None:
