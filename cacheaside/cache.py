@@ -160,7 +160,7 @@ class Cache(Operations):
         every = None if reclaim_every is None else seconds("reclaim_every", reclaim_every)
         listed = self.endpoint is not None and index_limit
         self.reclaimer = Reclaimer(self.reclaim, every if listed else None)
-        self.sites: list[Site] = []
+        self.counts: dict[str, Counts] = {}
         self.codecs: dict[bytes, ValueCodec] = {}
         self.bound_here: weakref.WeakSet[Any] = weakref.WeakSet()
         self._mode: ContextVar[Mode | None] = ContextVar(f"cacheaside_mode_{id(self)}", default=None)
@@ -181,7 +181,8 @@ class Cache(Operations):
         near = self.near if policy.l1 and self.l1_entries else None
         keeps = policy.l2 or (self.channel is None and self.near is not None)
         site = Site(self.world, policy, codec, near, self.near, keeps=keeps)
-        self.sites.append(site)
+        # By namespace: a function that is gone, such as one made in a loop, leaves its counts and no more.
+        site.counts = self.counts.setdefault(policy.ns, site.counts)
         self.codecs[codec.schema] = codec
         return site
 

@@ -47,7 +47,7 @@ class Operations:
     l1_entries: int
     channel: Channel | None
     reclaimer: Reclaimer
-    sites: list[Site]
+    counts: dict[str, Counts]
     codecs: dict[bytes, ValueCodec]
     untyped: ValueCodec
     ttl_default: float
@@ -267,14 +267,9 @@ class Operations:
 
     def stats(self) -> dict[str, Any]:
         """Counters of this process, by namespace, and the state of L1."""
-        spaces: dict[str, dict[str, float]] = {}
-        for site in self.sites:
-            total = spaces.setdefault(site.policy.ns, {})
-            for name, value in site.counts.snapshot().items():
-                total[name] = total.get(name, 0) + value
         near = self.near
         return {
-            "namespaces": spaces,
+            "namespaces": {ns: counts.snapshot() for ns, counts in list(self.counts.items())},
             "l1": {
                 "on": near is not None and self.l1_entries > 0,
                 "coherent": near is not None and near.horizon > self.world.tick(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Counts:
-    """Counters of one call site. Not locked: a race may lose a count, never a value."""
+    """Counters of one namespace. Not locked: a race may lose a count, never a value."""
 
     __slots__ = (
         "bad_data",
