@@ -236,12 +236,6 @@ class Operations:
     async def aclear(self, ns: str | None = None) -> int:
         return await self._arun(self._delete_matching(everything(ns), None))
 
-    def again_later(self, keys: tuple[str, ...], tags: tuple[str, ...]) -> None:
-        """Also invalidate these when the transaction around has succeeded, if there is one."""
-        transaction = self.collecting()
-        if transaction is not None:
-            transaction.add(keys, tags)
-
     def collecting(self) -> Transaction | None:
         """The transaction of this context, if it is one of this cache."""
         transaction = collecting.get()

@@ -102,8 +102,14 @@ class Mutating:
             raise
         return self
 
+    def _again_later(self) -> None:
+        """Also invalidate when the transaction around has succeeded, if there is one."""
+        transaction = self._cache.collecting()
+        if transaction is not None:
+            transaction.add(**self._what)
+
     def __exit__(self, *error: object) -> None:
-        self._cache.again_later(**self._what)
+        self._again_later()
         self.receipt = self._cache.invalidate_now(**self._what)
 
     async def __aenter__(self) -> Self:
@@ -115,5 +121,5 @@ class Mutating:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._cache.again_later(**self._what)
+        self._again_later()
         self.receipt = await self._cache.ainvalidate_now(**self._what)
