@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_futures
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from cacheaside.engine.call import Call, current
@@ -122,7 +121,8 @@ class Driver:
             return settled(future, command.hard)
 
     def _spawn(self, flow: Flow[Any], store: Store) -> None:
-        if not self._workers.submit(partial(copy_context().run, self._behind, flow, store)):
+        context = copy_context()
+        if not self._workers.submit(lambda: context.run(self._behind, flow, store)):
             flow.close()
 
     def _behind(self, flow: Flow[Any], store: Store) -> None:
@@ -139,6 +139,13 @@ class Driver:
             while True:
                 try:
                     reply = await self._ado(command, store)
+                except GeneratorExit:
+                    # Destroyed, as what a dead loop leaves behind is. A generator that is being closed may
+                    # ask for nothing more, and a cancelled flow would: it forgets its flight at least.
+                    with suppress(asyncio.CancelledError):
+                        flow.throw(asyncio.CancelledError())
+                    flow.close()
+                    raise
                 except BaseException as error:
                     command = flow.throw(error)
                 else:
