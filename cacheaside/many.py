@@ -202,7 +202,17 @@ class Batch:
                     f"@cached_many on {self.fn.__qualname__}: it must return a dict by id, "
                     f"not {type(result).__name__}"
                 )
-            return [cast("Mapping[object, Any]", result).get(one) for one in ids]
+            found = cast("Mapping[object, Any]", result)
+            absent = [one for one in ids if one not in found]
+            if absent and found:
+                named = {str(one): one for one in found}
+                for one in absent:  # they would be remembered as absent, all of them
+                    if str(one) in named:
+                        raise ConfigError(
+                            f"@cached_many on {self.fn.__qualname__}: asked for {one!r} it returned "
+                            f"{named[str(one)]!r}; its dict must be by the ids as they were given"
+                        )
+            return [found.get(one) for one in ids]
 
         async def aload() -> list[Any]:
             return picked(await self.fn(*args, **kwargs))
