@@ -295,7 +295,8 @@ class ChaosProxy:
 
     def _bind(self) -> None:
         self.port = self.port or free_port()
-        self._listener = socket.socket()
+        # Spelt out, or asyncio would not see that it is TCP and has to send small pieces at once.
+        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.setblocking(False)
         try:

@@ -184,6 +184,17 @@ def test_chopped_bytes_come_one_by_one(proxy: ChaosProxy) -> None:
         assert len(pieces) >= 5  # a slow reader may find two together
 
 
+def test_chopping_costs_no_time_by_itself(proxy: ChaosProxy) -> None:
+    """Small pieces are not kept until the one before is acknowledged."""
+    with connected(proxy) as client:
+        proxy.chop(1)
+        began = time.monotonic()
+        for _ in range(10):
+            client.sendall(b"abc")
+            assert read(client, 3) == b"abc"
+        assert time.monotonic() - began < 0.2
+
+
 def test_a_black_hole_holds_back_what_healing_lets_pass(proxy: ChaosProxy, echo: Echo) -> None:
     with connected(proxy) as before:
         before.sendall(b"a")
