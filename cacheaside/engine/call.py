@@ -133,10 +133,10 @@ class Call:
         self.since = 0
         self.wait_until: float | None = None
         self.over = False
-        self.parent = running(current.get())
-        if self.parent is not None:
-            # A function that schedules its own next call must not leave an ever longer chain.
-            self.parent.parent = running(self.parent.parent)
+        call = self.parent = running(current.get())
+        while call is not None:  # or a function that schedules its own next call makes an ever longer chain
+            call.parent = running(call.parent)
+            call = call.parent
         self._ttl: float | None = None
         self.store = True
         self._extra: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from cacheaside.engine.commands import (
 )
 from cacheaside.engine.fill import Ready, commit, encode, prepare, token_ttl
 from cacheaside.engine.look import Seen
+from cacheaside.engine.read import holding
 from cacheaside.engine.write import greet, invalidate
 from cacheaside.entry import (
     HEAD,
@@ -118,14 +119,32 @@ def put_values(
     """Store values that the caller has: hold the slots, then commit over the holds."""
     if not calls:
         return []
-    world, policy = site.world, site.policy
+    world = site.world
     incarnation = yield from greet(world, world.keys.value(calls[0][0].key))
     start = world.clock()
-    names = tuple(dict.fromkeys(t for call, _ in calls for t in call.tags))
     holds = [Marker(HOLD, world.nonce(), incarnation, start, b"\0" * 8).pack() for _ in calls]
+    slots = tuple((world.keys.value(c.key), hold) for (c, _), hold in zip(calls, holds, strict=True))
+    stored = yield from holding(site, Sweep(slots), fill_held(site, calls, slots, incarnation, start, near))
+    lost = tuple(call.key for call, _ in calls if call.key not in stored)
+    if lost:
+        yield from invalidate(world, near, lost, (), timeout=timeout)
+    return [call.key in stored for call, _ in calls]
+
+
+def fill_held(
+    site: Site,
+    calls: Sequence[tuple[Call, Any]],
+    slots: tuple[tuple[str, bytes], ...],
+    incarnation: bytes,
+    start: float,
+    near: Near | None,
+) -> Flow[set[str]]:
+    """Hold the slots, then commit over the holds; the keys that were stored."""
+    world, policy = site.world, site.policy
+    names = tuple(dict.fromkeys(t for call, _ in calls for t in call.tags))
     try:
         begun: Begun = yield Hold(
-            tuple((world.keys.value(c.key), hold) for (c, _), hold in zip(calls, holds, strict=True)),
+            slots,
             tuple((world.keys.token(n), new_token(incarnation, world.nonce())) for n in names),
             policy.lease_ttl,
             token_ttl(policy.ttl, policy.kept),
@@ -135,7 +154,7 @@ def put_values(
         tokens = dict(zip(names, begun.tokens, strict=True))
         batch: list[Ready] = []
         if all(map(is_token, tokens.values())):
-            for (call, value), hold in zip(calls, holds, strict=True):
+            for (call, value), (_, hold) in zip(calls, slots, strict=True):
                 seen = Seen(None, ())
                 seen.known = pack_tags(call.tags, [tokens[t] for t in call.tags])
                 payload = encode(site, call, value)
@@ -143,14 +162,10 @@ def put_values(
                 if ready is not None:
                     batch.append(ready)
         done = (yield from commit(site, batch)) if batch else ()
-        stored = {ready.call.key for ready, ok in zip(batch, done, strict=True) if ok}
+        return {ready.call.key for ready, ok in zip(batch, done, strict=True) if ok}
     except StoreUnavailable:
         site.counts.unavailable += 1
-        stored = set[str]()
-    lost = tuple(call.key for call, _ in calls if call.key not in stored)
-    if lost:
-        yield from invalidate(world, near, lost, (), timeout=timeout)
-    return [call.key in stored for call, _ in calls]
+        return set()
 
 
 def expire(world: World, key: str, ttl: float) -> Flow[bool]:

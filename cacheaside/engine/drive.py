@@ -362,7 +362,11 @@ class Workers:
         with self._turn:
             self._closing = True
             self._turn.notify_all()
-            return self._turn.wait_for(lambda: not self._threads, timeout)
+            return self._turn.wait_for(self._at_rest, timeout)
+
+    def _at_rest(self) -> bool:
+        # Who submits meanwhile wants them to stay.
+        return not (self._jobs or self._busy or (self._threads and self._closing))
 
 
 class Keeper:

@@ -55,12 +55,13 @@ def unwrap(site: Site, loaded: Any) -> Any:
     return loaded.value
 
 
-def attempt(site: Site, command: Command) -> Flow[None]:
-    """A command whose failure costs time only."""
+def attempt(site: Site, command: Command, otherwise: Any = None) -> Flow[Any]:
+    """A command whose failure costs time only: its reply, or ``otherwise``."""
     try:
-        yield command
+        return (yield command)
     except StoreUnavailable:
         site.counts.unavailable += 1
+        return otherwise
 
 
 def encode(site: Site, call: Call, result: Any) -> bytes | None:

@@ -39,6 +39,7 @@ from cacheaside.engine.commands import (
     Renew,
     Sleep,
     Spawn,
+    Sweep,
     Wait,
 )
 from cacheaside.engine.fill import (
@@ -78,6 +79,8 @@ T = TypeVar("T")
 
 FAILED: Final = b"failed"
 """What stands in a refresh lock after a failed load."""
+NOT_LOCKED: Final = b"not locked"
+"""In the place of what stands there: the store takes no writes, for it is full or a replica now."""
 POLL_NOTIFIED: Final = 0.25
 POLL_FIRST: Final = 0.002
 POLL_LAST: Final = 0.05
@@ -342,24 +345,23 @@ def refresh(site: Site, call: Call, seen: Seen) -> Flow[tuple[Any] | None]:
     except CodecError:
         undecodable(site, call)
         return ((yield from reload(site, call, seen)),)
-    try:
-        holder: bytes | None = yield Lock(lock, nonce, policy.lease_ttl)
-    except StoreUnavailable:  # it answers reads and takes no writes: full, or a replica now
-        counts.unavailable += 1
-        holder = FAILED
-        if seen.verdict is Verdict.KEPT:
-            with suppress(Exception):
-                return ((yield from alone(site, call)),)
+    release = Release(lock, nonce)
+    locking = attempt(site, Lock(lock, nonce, policy.lease_ttl), NOT_LOCKED)
+    holder: bytes | None = yield from holding(site, release, locking)
     if holder is not None:
-        if seen.verdict is Verdict.KEPT and holder != FAILED:
-            return None
+        if seen.verdict is Verdict.KEPT:
+            if holder == NOT_LOCKED:
+                with suppress(Exception):
+                    return ((yield from alone(site, call)),)
+            elif holder != FAILED:
+                return None
         count_served(site, seen.verdict)
         return (old,)
-    again = yield from look(site, call)
+    again = yield from holding(site, release, look(site, call))
     if type(again.slot) is not Value or again.slot.nonce != value.nonce or again.verdict is Verdict.MISS:
-        yield Release(lock, nonce)
+        yield from let_go(site, release)
         return ((yield from resolve(site, call, again)),)
-    renewing = renew(site, call, again, Release(lock, nonce))
+    renewing = renew(site, call, again, release)
     if policy.refresh == "background" and seen.verdict is not Verdict.KEPT:
         yield Spawn(renewing)
         count_served(site, seen.verdict)
@@ -420,17 +422,21 @@ def replace(site: Site, call: Call, loaded: Loaded, start: float, seen: Seen, re
     result = unwrap(site, loaded)
     storing = settle(site, call, result, start, head_of(seen.slot), seen, None)  # type: ignore[arg-type]
     yield from holding(site, release, storing)
-    yield from attempt(site, release)
+    yield from let_go(site, release)
     return result
 
 
-def holding(site: Site, release: Release, flow: Flow[T]) -> Flow[T]:
+def holding(site: Site, release: Release | Sweep, flow: Flow[T]) -> Flow[T]:
     """Go through ``flow``; cancelled, or failed in a callable of the user's, let go of the lock at once."""
     try:
         return (yield from flow)
     except BaseException:
         yield Spawn(attempt(site, release))
         raise
+
+
+def let_go(site: Site, release: Release) -> Flow[None]:
+    return holding(site, release, attempt(site, release))
 
 
 def ask(command: Command) -> Flow[Any]:

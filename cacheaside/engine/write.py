@@ -133,13 +133,15 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
     hold = Marker(HOLD, world.nonce(), incarnation, start, b"\0" * 8).pack()
     slot = keys.value(key)
     seen: Seen | None = None
-    try:
-        begun: Begun = yield Hold(
-            ((slot, hold),),
-            tuple((keys.token(t), new_token(incarnation, world.nonce())) for t in call.tags),
-            policy.lease_ttl,
-            token_ttl(policy.ttl, policy.kept),
-        )
+    release = Release(slot, hold)
+    take = Hold(
+        ((slot, hold),),
+        tuple((keys.token(t), new_token(incarnation, world.nonce())) for t in call.tags),
+        policy.lease_ttl,
+        token_ttl(policy.ttl, policy.kept),
+    )
+    begun: Begun | None = yield from holding(site, release, attempt(site, take))
+    if begun is not None:
         if near is not None:  # what was read before the hold stood may settle no more
             near.mark((key,), ())
         if site.witness is not None:
@@ -147,9 +149,6 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
         if all(map(is_token, begun.tokens)):
             seen = Seen(None, begun.tokens)
             seen.known = pack_tags(call.tags, begun.tokens)
-    except StoreUnavailable:
-        site.counts.unavailable += 1
-    release = Release(slot, hold)
     loading = Load(call, Renew(((slot, hold),), policy.lease_ttl), hard=policy.hard_timeout)
     loaded = yield from holding(site, release, ask(loading))
     if loaded.error is not None:
