@@ -210,7 +210,8 @@ def test_a_black_hole_turns_l1_off_within_its_window(
         if row() == 0:
             served_old += 1
             assert began < acknowledged + WINDOW
-    assert served_old > 0, "L1 was on when the network went"
+    if role != "commands":  # else the channel has told of it at once
+        assert served_old > 0, "L1 was on when the network went"
     assert not coherent(near)
     proxy.heal()
     assert wait_until(lambda: coherent(near))
