@@ -43,7 +43,7 @@ def at_rest(cache: Cache) -> bool:
 
 async def settle(cache: Cache) -> None:
     while cache.driver._tasks:
-        await asyncio.gather(*cache.driver._tasks)
+        await asyncio.sleep(0)
 
 
 def waiting(cache: Cache) -> int:
