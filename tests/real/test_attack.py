@@ -42,8 +42,10 @@ async def cancelled_after(ticks: int, call: Any) -> None:
 
 
 async def at_rest(cache: Cache) -> None:
-    while cache.driver._tasks:
-        await asyncio.sleep(0)
+    """Wait for what goes on behind; on 3.11 that may be a call whose cancellation redis-py has swallowed."""
+    async with asyncio.timeout(2):  # less than a lease
+        while cache.driver._tasks or len(cache.world.flights):
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("by", ["key", "tag", "transaction", "update"])
@@ -119,9 +121,14 @@ async def test_cancelled_reads_leave_nothing_to_wait_for(redis_url: str, server:
                 await f(ticks)
                 now[0] += 11
             await cancelled_after(ticks, calls[what](ticks))
+            # CPython 3.11 may lose a cancellation inside the client: then the call runs to its end.
+            for _ in range(20_000):
+                if not len(cache.world.flights):
+                    break
+                await asyncio.sleep(0)
+            assert len(cache.world.flights) == 0
             await at_rest(cache)
             assert leftovers(server) == [], f"after {ticks} turns"
-            assert len(cache.world.flights) == 0
             assert await f(ticks) == ticks
             assert await find([ticks]) == {ticks: ticks}
 

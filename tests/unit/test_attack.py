@@ -17,7 +17,7 @@ from cacheaside import Cache, ConfigError, LoadTimeout, current_load
 from cacheaside.coherence import Channel
 from cacheaside.engine import drive
 from cacheaside.engine.call import Site
-from cacheaside.engine.commands import Fetch, Invalidate, Load, Lock, Release, Sweep
+from cacheaside.engine.commands import Begin, Fetch, Invalidate, Load, Lock, Release, Sweep
 from cacheaside.engine.drive import Driver, Workers
 from cacheaside.entry import MAGIC, VALUE
 from cacheaside.errors import StoreUnavailable
@@ -907,33 +907,27 @@ def test_what_followers_wait_for_does_not_pile_up() -> None:
 
 
 def test_batches_that_overlap_in_opposite_order_do_not_wait_for_each_other(cache: Cache) -> None:
-    both = threading.Barrier(2, timeout=10)
-
-    @cache.cached_many(ns="n", key="{id}")
-    def find(ids: list[int]) -> dict[int, int]:
-        both.wait()
-        return {one: one for one in ids}
-
-    met: list[bool] = []
-
-    def gather(ids: list[int]) -> dict[int, int]:
-        return dict(find(ids))
-
-    begin = cache.store.perform
+    """Each has taken what the other one wants as well; both load what they have, then look for the rest."""
+    find = cache.cached_many(ns="n", key="{id}")(lambda ids: {one: one for one in ids})
+    both, met = threading.Barrier(2, timeout=10), []
+    perform = cache.store.perform
 
     def in_step(command: Any) -> Any:
-        if type(command).__name__ == "Begin" and len(met) < 2:
-            met.append(True)
-            reply = begin(command)
-            both.wait()  # both have taken what they could
-            return reply
-        return begin(command)
+        reply = perform(command)
+        if type(command) is Fetch and len(command.keys) == 3 and len(met) < 2:
+            met.append(command)
+            both.wait()
+        if type(command) is Begin and len(met) < 4:
+            met.append(command)
+            both.wait()
+        return reply
 
     cache.store.perform = in_step  # type: ignore[method-assign]
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.submit(gather, [1, 2, 3]), pool.submit(gather, [3, 4, 1])
+        one, other = pool.submit(find, [1, 2, 3]), pool.submit(find, [3, 4, 1])
         assert one.result(20) == {1: 1, 2: 2, 3: 3}
         assert other.result(20) == {3: 3, 4: 4, 1: 1}
+    assert len(met) == 4
 
 
 def test_two_functions_that_call_each_other_end(cache: Cache) -> None:
