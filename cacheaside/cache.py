@@ -271,7 +271,7 @@ class Cache(Operations):
         self.world.learn_incarnation(facts.incarnation)
 
     def close(self) -> None:
-        """Wait for background refreshes and close all connections of threads."""
+        """Wait for background refreshes, five seconds at most, and close all connections of threads."""
         self.reclaimer.close()
         if self.channel is not None:
             self.channel.close()
