@@ -61,17 +61,17 @@ class Operations:
 
     def get(self, key: str, default: Any = MISSING) -> Any:
         """The value of ``key``, or ``default`` when there is no fresh one. A cached None is None."""
-        return self._run(self._get((check_key(key),), default))[key]
+        return self.run(self._get((check_key(key),), default))[key]
 
     async def aget(self, key: str, default: Any = MISSING) -> Any:
-        return (await self._arun(self._get((check_key(key),), default)))[key]
+        return (await self.arun(self._get((check_key(key),), default)))[key]
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The fresh values among ``keys``; what is missing is left out."""
-        return self._run(self._get_many(keys))
+        return self.run(self._get_many(keys))
 
     async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        return await self._arun(self._get_many(keys))
+        return await self.arun(self._get_many(keys))
 
     def exists(self, key: str) -> bool:
         """Whether ``key`` has a fresh value."""
@@ -82,10 +82,10 @@ class Operations:
 
     def ttl(self, key: str) -> float | None:
         """Seconds that the value of ``key`` stays fresh; None when there is none."""
-        return self._run(self._ttl(check_key(key)))
+        return self.run(self._ttl(check_key(key)))
 
     async def attl(self, key: str) -> float | None:
-        return await self._arun(self._ttl(check_key(key)))
+        return await self.arun(self._ttl(check_key(key)))
 
     def get_or_load(
         self,
@@ -97,7 +97,7 @@ class Operations:
     ) -> T:
         """The value of ``key``; when there is none, what ``load()`` returns, stored under ``tags``."""
         site, call = self._direct_call(key, load, ttl, tags)
-        value: T = self._run(self._reading(site, call))
+        value: T = self.run(self._reading(site, call))
         return value
 
     async def aget_or_load(
@@ -110,18 +110,18 @@ class Operations:
     ) -> T:
         """``get_or_load`` with an async ``load``."""
         site, call = self._direct_call(key, load, ttl, tags)
-        return await self._arun(self._reading(site, call))
+        return await self.arun(self._reading(site, call))
 
     # -- writing
 
     def set(self, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()) -> bool:
         """Store a value for ``ttl`` seconds (default: the cache's); False if it was not stored."""
-        return all(self._run(self._set({key: value}, ttl, tags)))
+        return all(self.run(self._set({key: value}, ttl, tags)))
 
     async def aset(
         self, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()
     ) -> bool:
-        return all(await self._arun(self._set({key: value}, ttl, tags)))
+        return all(await self.arun(self._set({key: value}, ttl, tags)))
 
     def set_many(
         self,
@@ -131,7 +131,7 @@ class Operations:
         tags: Iterable[str] = (),
     ) -> bool:
         """Store several values, each with its ttl from the start; False unless all were stored."""
-        return all(self._run(self._set(values, ttl, tags)))
+        return all(self.run(self._set(values, ttl, tags)))
 
     async def aset_many(
         self,
@@ -140,14 +140,14 @@ class Operations:
         ttl: Seconds | None = None,
         tags: Iterable[str] = (),
     ) -> bool:
-        return all(await self._arun(self._set(values, ttl, tags)))
+        return all(await self.arun(self._set(values, ttl, tags)))
 
     def expire(self, key: str, ttl: Seconds) -> bool:
         """Give the value of ``key`` another ttl from now; False when there is none to give it to."""
-        return self._run(self._expire(check_key(key), seconds("ttl", ttl)))
+        return self.run(self._expire(check_key(key), seconds("ttl", ttl)))
 
     async def aexpire(self, key: str, ttl: Seconds) -> bool:
-        return await self._arun(self._expire(check_key(key), seconds("ttl", ttl)))
+        return await self.arun(self._expire(check_key(key), seconds("ttl", ttl)))
 
     def delete(self, *keys: str) -> Receipt:
         """Drop keys; the same as ``invalidate(keys=keys)``."""
@@ -205,7 +205,7 @@ class Operations:
     ) -> Receipt:
         """``invalidate`` that no transaction defers."""
         self.reclaimer.note(tags)
-        return self._acknowledge(self._run(self._invalidation(keys, tags, hold, barrier)))
+        return self._acknowledge(self.run(self._invalidation(keys, tags, hold, barrier)))
 
     async def ainvalidate_now(
         self,
@@ -216,7 +216,7 @@ class Operations:
         barrier: bool = False,
     ) -> Receipt:
         self.reclaimer.note(tags)
-        return self._acknowledge(await self._arun(self._invalidation(keys, tags, hold, barrier)))
+        return self._acknowledge(await self.arun(self._invalidation(keys, tags, hold, barrier)))
 
     def delete_matching(self, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
         """Drop all keys that match a glob pattern, such as ``"posts:feed:*"``; how many were dropped.
@@ -224,17 +224,17 @@ class Operations:
         Walks the key space with SCAN in batches, never KEYS. Tags do the same in one step: prefer them.
         ``progress`` is told the count after each batch.
         """
-        return self._run(self._delete_matching(pattern, progress))
+        return self.run(self._delete_matching(pattern, progress))
 
     async def adelete_matching(self, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
-        return await self._arun(self._delete_matching(pattern, progress))
+        return await self.arun(self._delete_matching(pattern, progress))
 
     def clear(self, ns: str | None = None) -> int:
         """Drop everything of a namespace, or of the whole prefix; how many keys."""
-        return self._run(self._delete_matching(everything(ns), None))
+        return self.run(self._delete_matching(everything(ns), None))
 
     async def aclear(self, ns: str | None = None) -> int:
-        return await self._arun(self._delete_matching(everything(ns), None))
+        return await self.arun(self._delete_matching(everything(ns), None))
 
     def collecting(self) -> Transaction | None:
         """The transaction of this context, if it is one of this cache."""
@@ -247,17 +247,17 @@ class Operations:
 
     def tag_keys(self, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
         """Keys that were stored under ``tag``, the first to expire first. For people: it may lag."""
-        return self._run(self._members(tag, start, count))
+        return self.run(self._members(tag, start, count))
 
     async def atag_keys(self, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
-        return await self._arun(self._members(tag, start, count))
+        return await self.arun(self._members(tag, start, count))
 
     def explain(self, key: str) -> str:
         """In words: which tier holds ``key``, how old it is, its tags, and why a read would hit or miss."""
-        return self._run(self._explain(check_key(key)))
+        return self.run(self._explain(check_key(key)))
 
     async def aexplain(self, key: str) -> str:
-        return await self._arun(self._explain(check_key(key)))
+        return await self.arun(self._explain(check_key(key)))
 
     def stats(self) -> dict[str, Any]:
         """Counters of this process, by namespace, and the state of L1."""
@@ -280,10 +280,12 @@ class Operations:
 
     # -- the flows
 
-    def _run(self, flow: Flow[T]) -> T:
+    def run(self, flow: Flow[T]) -> T:
+        """Drive a flow over this cache's store; raises StoreUnavailable when the flow lets it through."""
         return self.driver.run(flow, self.store)
 
-    async def _arun(self, flow: Flow[T]) -> T:
+    async def arun(self, flow: Flow[T]) -> T:
+        """``run`` on the running event loop."""
         return await self.driver.arun(flow, self.store)
 
     def _direct_site(self, ttl: Seconds | None) -> Site:
@@ -433,10 +435,10 @@ class Operations:
 
         They are never served again either way; without this they stay until their ttl.
         """
-        return self._run(reclaim(self.world, tag_name(tag)))
+        return self.run(reclaim(self.world, tag_name(tag)))
 
     async def areclaim(self, tag: str) -> int:
-        return await self._arun(reclaim(self.world, tag_name(tag)))
+        return await self.arun(reclaim(self.world, tag_name(tag)))
 
     def _explain(self, key: str) -> Flow[str]:
         now = self.world.clock()

@@ -124,6 +124,17 @@ class Confirm(Struct, frozen=True, gc=False):
     timeout: float
 
 
+class Run(Struct, frozen=True, gc=False):
+    """Run a program (stores/program.py) as one atomic step; its keys share a slot of a cluster.
+
+    Reply: what it returns.
+    """
+
+    program: Any
+    keys: tuple[str, ...]
+    args: tuple[bytes | str | int | float, ...] = ()
+
+
 class Scan(Struct, frozen=True, gc=False):
     """Some of the keys that match a glob pattern. Reply: ``(next cursor or None, keys)``."""
 
@@ -230,6 +241,7 @@ Command = (
     | Announce
     | Confirm
     | Expect
+    | Run
     | Scan
     | Members
     | Forget

@@ -27,6 +27,7 @@ from cacheaside.engine.commands import (
     Members,
     Release,
     Renew,
+    Run,
     Scan,
     Sweep,
 )
@@ -36,7 +37,13 @@ from cacheaside.fork import renew_after_fork
 MOST_LISTED: Final = 100_000
 """Entries in the lists of all tags together: there may be as many tags as entries."""
 
-Row = tuple[bytes, float]
+Row = tuple[Any, float]
+
+
+def _size(row: Row) -> int:
+    """What a row costs, nearly: programs keep other things than bytes."""
+    value = row[0]
+    return 256 + (len(value) if type(value) is bytes else 128 * len(value))
 
 
 class EmbeddedStore:
@@ -58,7 +65,7 @@ class EmbeddedStore:
         *,
         tick: Callable[[], float] | None = None,
     ) -> None:
-        self._rows: LRUCache[str, Row] = LRUCache(max_bytes, getsizeof=lambda row: len(row[0]) + 256)
+        self._rows: LRUCache[str, Row] = LRUCache(max_bytes, getsizeof=_size)
         self._index: dict[str, dict[str, float]] = {}
         self._listed = 0
         self._clock = clock
@@ -78,6 +85,7 @@ class EmbeddedStore:
             Invalidate: self._invalidate,
             Announce: lambda _: None,
             Confirm: lambda _: True,
+            Run: self._run,
             Scan: self._scan,
             Members: self._members,
             Forget: self._forget,
@@ -104,7 +112,7 @@ class EmbeddedStore:
 
     # -- rows
 
-    def _get(self, key: str) -> bytes | None:
+    def _get(self, key: str) -> Any:
         row = self._rows.get(key)
         if row is None:
             return None
@@ -113,7 +121,7 @@ class EmbeddedStore:
             return None
         return row[0]
 
-    def _set(self, key: str, value: bytes, ttl: float) -> None:
+    def _set(self, key: str, value: Any, ttl: float) -> None:
         try:
             self._rows[key] = (value, self._tick() + ttl)
         except ValueError:  # larger than the whole store
@@ -122,6 +130,23 @@ class EmbeddedStore:
     def _opens_with(self, key: str, expected: bytes) -> bool:
         there = self._get(key)
         return there is not None and there.startswith(expected)
+
+    # -- what programs may do, under the lock
+
+    def now(self) -> float:
+        return self._tick()
+
+    def get(self, key: str) -> Any:
+        return self._get(key)
+
+    def set(self, key: str, value: Any, ttl: float) -> None:
+        self._set(key, value, ttl)
+
+    def delete(self, key: str) -> bool:
+        return self._rows.pop(key, None) is not None
+
+    def left(self, key: str) -> float | None:
+        return None if self._get(key) is None else self._rows[key][1] - self._tick()
 
     # -- commands
 
@@ -206,7 +231,7 @@ class EmbeddedStore:
         return sum(self._release(Release(key, expected)) for key, expected in command.keys)
 
     def _take_lock(self, command: Lock) -> bytes | None:
-        there = self._get(command.key)
+        there: bytes | None = self._get(command.key)
         if there is None:
             self._set(command.key, command.nonce, command.ttl)
         return there
@@ -226,6 +251,9 @@ class EmbeddedStore:
                 self._set(slot, *command.hold)
         for key, token, _ in command.tokens:
             self._set(key, token, command.hold[1] if command.hold else command.token_ttl)
+
+    def _run(self, command: Run) -> Any:
+        return command.program.twin(self, command.keys, command.args)
 
     def _scan(self, command: Scan) -> tuple[object, list[str]]:
         return None, [k for k in list(self._rows) if fnmatchcase(k, command.pattern) and self._get(k)]

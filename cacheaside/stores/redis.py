@@ -11,11 +11,9 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import cache
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -37,6 +35,7 @@ from cacheaside.engine.commands import (
     Members,
     Release,
     Renew,
+    Run,
     Scan,
     Sweep,
 )
@@ -46,6 +45,7 @@ from cacheaside.keys import Keyspace
 from cacheaside.stores.announcements import announcement
 from cacheaside.stores.batching import Batcher
 from cacheaside.stores.lines import Lines
+from cacheaside.stores.program import Script
 
 log = logging.getLogger("cacheaside")
 
@@ -70,20 +70,9 @@ class HeartbeatChannel(Protocol):
     async def abeat(self, client: Any, name: bytes) -> None: ...
 
 
-class Script:
-    """A Lua file of this package; sent by its hash, and whole when the server does not know it."""
-
-    def __init__(self, name: str) -> None:
-        self.text = (files("cacheaside.stores") / "scripts" / f"{name}.lua").read_text("utf-8")
-        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    def __call__(self, keys: Sequence[str], *args: Any) -> Call:
-        return ("EVALSHA", self, len(keys), *keys, *args)
-
-
 @cache
 def script(name: str) -> Script:
-    return Script(name)
+    return Script("cacheaside.stores", name)
 
 
 class RedisStore:
@@ -123,6 +112,7 @@ class RedisStore:
             Renew: self._renew,
             Invalidate: self._invalidate,
             Announce: self._announce,
+            Run: self._program,
             Scan: self._scan,
             Members: self._members,
             Forget: self._forget,
@@ -358,6 +348,9 @@ class RedisStore:
         message = announcement(command.keys, patterns=command.patterns)
         return [("PUBLISH", self._keys.channel(0), message)], _nothing
 
+    def _program(self, command: Run) -> tuple[list[Call], Parse]:
+        return [command.program.script(command.keys, *command.args)], _only
+
     def _scan(self, command: Scan) -> tuple[list[Call], Parse]:
         def parse(replies: list[Any]) -> tuple[object, list[str]]:
             cursor, found = check(replies[0])
@@ -449,6 +442,10 @@ def string(reply: Any) -> bytes | None:
 def tokens_in_force(wanted: tuple[tuple[str, bytes], ...], replies: list[Any]) -> tuple[bytes, ...]:
     """SET NX GET answers nil when it has set, else what was there."""
     return tuple(string(r) or token for (_, token), r in zip(wanted, replies, strict=True))
+
+
+def _only(replies: list[Any]) -> Any:
+    return check(replies[0])
 
 
 def _only_bool(replies: list[Any]) -> bool:

@@ -23,6 +23,7 @@ from cacheaside.engine.commands import (
     Members,
     Release,
     Renew,
+    Run,
     Sleep,
     Sweep,
 )
@@ -148,7 +149,7 @@ class EvictingStore(StoreWrapper):
 def keys_of(command: Any) -> tuple[str, ...]:
     """The keys in the store that a command reads or writes."""
     match command:
-        case Fetch(keys=keys):
+        case Fetch(keys=keys) | Run(keys=keys):
             return keys
         case Begin(slots=places, tokens=tokens):
             return (*(place.slot for place in places), *(key for key, _ in tokens))

@@ -29,6 +29,7 @@ from cacheaside.engine.commands import (
     Place,
     Release,
     Renew,
+    Run,
     Scan,
     Sweep,
 )
@@ -485,6 +486,7 @@ NAMED: list[tuple[Any, str]] = [
     (Announce(("x",)), ""),
     (Confirm(1), ""),
     (Scan("x"), ""),
+    (Run(None, ("a", "b")), "ab"),
 ]
 
 
