@@ -22,7 +22,7 @@ from cacheaside.engine.call import Site
 from cacheaside.engine.drive import Driver, Store
 from cacheaside.errors import ConfigError
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
-from cacheaside.keys import Keyspace, check_namespace
+from cacheaside.keys import RawKeys, check_namespace
 from cacheaside.many import cached_many_decorator
 from cacheaside.names import key_names, tag_names
 from cacheaside.operations import Operations
@@ -127,7 +127,7 @@ class Cache(Operations):
         self.driver = Driver()
         self.endpoint = endpoint_of(url) if store is None else None
         self.world = ProcessWorld(
-            Keyspace(prefix),
+            RawKeys(prefix),
             clock=clock,
             compress_above=compress_above,
             max_value=max_value,

@@ -26,7 +26,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from cacheaside.errors import CacheasideError
 from cacheaside.fork import renew_after_fork
-from cacheaside.keys import Keyspace
+from cacheaside.keys import RawKeys
 from cacheaside.stores.announcements import read_announcement
 from cacheaside.stores.memory import NearCache
 from cacheaside.stores.redis import asend, script, send, whole
@@ -54,7 +54,7 @@ class Channel:
 
     def __init__(
         self,
-        keys: Keyspace,
+        keys: RawKeys,
         connect: Callable[[], Any],
         near: NearCache,
         tick: Callable[[], float],

@@ -42,8 +42,8 @@ from .templates import (
 
 __all__ = [
     "KeyCode",
-    "Keyspace",
     "Kind",
+    "RawKeys",
     "Signature",
     "Tags",
     "check_namespace",
@@ -366,7 +366,7 @@ def _returned(tags: object, where: str) -> tuple[str, ...]:
 # Raw Redis keys
 
 
-class Keyspace:
+class RawKeys:
     """Where things live in Redis, under one prefix.
 
     *prefix* comes before every key, with a colon, unless it is empty. *buckets* is how many slots the tags

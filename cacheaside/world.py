@@ -15,7 +15,7 @@ from cacheaside.compression import pack, unpack
 from cacheaside.engine.flights import Flights
 from cacheaside.entry import NO_INCARNATION, NONCE
 from cacheaside.fork import renew_after_fork
-from cacheaside.keys import Keyspace
+from cacheaside.keys import RawKeys
 
 if TYPE_CHECKING:
     from cacheaside.engine.call import Site
@@ -45,7 +45,7 @@ class ProcessWorld:
 
     def __init__(
         self,
-        keys: Keyspace,
+        keys: RawKeys,
         *,
         clock: Callable[[], float] = time.time,
         tick: Callable[[], float] | None = None,

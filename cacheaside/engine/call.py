@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from cacheaside.engine.flights import Flights
-from cacheaside.keys import Keyspace, tag_name
+from cacheaside.keys import RawKeys, tag_name
 from cacheaside.policy import Policy, Seconds, seconds
 from cacheaside.stats import Counts
 
@@ -45,7 +45,7 @@ class Near(Protocol):
 class World(Protocol):
     """What the flows know of the process they run in; tests replace it."""
 
-    keys: Keyspace
+    keys: RawKeys
     flights: Flights
     max_value: int
     index_limit: int

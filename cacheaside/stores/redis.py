@@ -41,7 +41,7 @@ from cacheaside.engine.commands import (
 )
 from cacheaside.entry import HEAD
 from cacheaside.errors import StoreUnavailable
-from cacheaside.keys import Keyspace
+from cacheaside.keys import RawKeys
 from cacheaside.stores.announcements import announcement
 from cacheaside.stores.batching import Batcher
 from cacheaside.stores.lines import Lines
@@ -86,7 +86,7 @@ class RedisStore:
 
     def __init__(
         self,
-        keys: Keyspace,
+        keys: RawKeys,
         connect: Callable[[], Any],
         aconnect: Callable[[], Any],
         *,

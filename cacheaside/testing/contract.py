@@ -53,11 +53,11 @@ from cacheaside.entry import (
     new_token,
     pack_value,
 )
-from cacheaside.keys import Keyspace
+from cacheaside.keys import RawKeys
 
 Wait = Callable[[float], None]
 
-KEYS = Keyspace("cacheaside")
+KEYS = RawKeys("cacheaside")
 SLOT, OTHER = KEYS.value("n:a"), KEYS.value("n:b")
 TOKEN, TOKEN_2 = KEYS.token("t"), KEYS.token("u")
 CROWD = 8

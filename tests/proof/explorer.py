@@ -57,7 +57,7 @@ from cacheaside.engine.flights import Flight, Flights, Name
 from cacheaside.engine.read import peek
 from cacheaside.entry import HOLD, PLACEHOLDER, Marker, Value, is_hold, is_token, parse, unpack_tags
 from cacheaside.errors import StoreUnavailable
-from cacheaside.keys import Keyspace
+from cacheaside.keys import RawKeys
 from cacheaside.policy import Policy, make_policy
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
@@ -148,7 +148,7 @@ class World(ProcessWorld):
     """The production world of one process, with nonces and a clock that repeat; what it says is on record."""
 
     def __init__(self, process: Process) -> None:
-        super().__init__(Keyspace("p"), clock=process.time, rand=lambda: 0.0, index_limit=0)
+        super().__init__(RawKeys("p"), clock=process.time, rand=lambda: 0.0, index_limit=0)
         self.flights = ToldFlights(process)
         self.process = process
 

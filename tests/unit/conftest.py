@@ -11,7 +11,7 @@ import fakeredis
 import pytest
 
 from cacheaside import Cache
-from cacheaside.keys import Keyspace
+from cacheaside.keys import RawKeys
 from cacheaside.stores.redis import RedisStore
 from cacheaside.testing import FakeClock
 
@@ -34,7 +34,7 @@ def redis_store() -> RedisStore:
     """The Redis store over a Redis of this process."""
     server = fakeredis.FakeServer()
     return RedisStore(
-        Keyspace("cacheaside"),
+        RawKeys("cacheaside"),
         lambda: fakeredis.FakeRedis(server=server),
         lambda: fakeredis.FakeAsyncRedis(server=server),
     )

@@ -21,7 +21,7 @@ from cacheaside.engine.commands import Begin, Fetch, Invalidate, Load, Lock, Rel
 from cacheaside.engine.drive import Driver, Workers
 from cacheaside.entry import MAGIC, VALUE
 from cacheaside.errors import StoreUnavailable
-from cacheaside.keys import Keyspace
+from cacheaside.keys import RawKeys
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
 
@@ -890,7 +890,7 @@ def test_functions_made_in_a_loop_leave_their_counts_and_no_more(cache: Cache) -
 def test_what_followers_wait_for_does_not_pile_up() -> None:
     """Short loads are not announced: nobody ends what was asked about them, except the next who asks."""
     now = [0.0]
-    channel = Channel(Keyspace("p"), lambda: None, NearCache(10, 1000, 1000), lambda: now[0], window=1.0)
+    channel = Channel(RawKeys("p"), lambda: None, NearCache(10, 1000, 1000), lambda: now[0], window=1.0)
     first = channel.expect_fill("n:k")
     assert channel.expect_fill("n:k") is first
     for n in range(100):

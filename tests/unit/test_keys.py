@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 
 from cacheaside.errors import ConfigError, KeyTemplateError
 from cacheaside.keys import (
-    Keyspace,
     Kind,
+    RawKeys,
     Signature,
     check_namespace,
     compile_key,
@@ -613,7 +613,7 @@ def test_a_hand_made_tag_is_the_rendered_one(text: str, template: str) -> None:
 
 def test_no_tag_is_the_index_of_another() -> None:
     """A user called "keys" does not write where the index of "author" lives."""
-    space = Keyspace("p")
+    space = RawKeys("p")
     (tag,) = tags_of(one, ["author:{x}"])("keys")
     assert tag == tag_name("author:keys") == "author:%6Beys"
     assert space.token(tag) != space.tag_index("author")
@@ -768,7 +768,7 @@ def test_a_static_method_has_no_receiver() -> None:
 
 def test_the_layout_in_redis() -> None:
     """Companions share the slot of their value, a tag that of its channel."""
-    space = Keyspace("mini")
+    space = RawKeys("mini")
     assert space.value("posts:post:1") == "mini:posts:post:1"
     assert space.refresh_lock("posts:post:1") == "{mini:posts:post:1}:r"
     assert space.staging("posts:post:1") == "{mini:posts:post:1}:w"
@@ -780,7 +780,7 @@ def test_the_layout_in_redis() -> None:
 
 def test_an_empty_prefix_leaves_no_colon() -> None:
     """Keys may live at the top."""
-    space = Keyspace("")
+    space = RawKeys("")
     assert space.value("posts:1") == space.strip("posts:1") == "posts:1"  # noqa: B005
     assert space.staging("posts:1") == "{posts:1}:w"
     assert space.token("feed") == "{t.0}:feed"
@@ -788,28 +788,28 @@ def test_an_empty_prefix_leaves_no_colon() -> None:
 
 def test_tags_spread_over_buckets() -> None:
     """The bucket of a tag is fixed by its text, in every process."""
-    space = Keyspace("p", 64)
+    space = RawKeys("p", 64)
     assert space.bucket("feed") == 43
     assert space.token("feed") == "{p:t.43}:feed"
     assert len({space.bucket(f"feed:{n}") for n in range(1000)}) == 64
-    assert Keyspace("p").bucket("feed") == 0
+    assert RawKeys("p").bucket("feed") == 0
 
 
 @pytest.mark.parametrize("prefix", ["a{b", "a b", "*", "5%", None])
 def test_bad_prefixes_are_refused(prefix: Any) -> None:
     """Braces would move keys to other slots."""
     with pytest.raises(ConfigError, match="prefix must be"):
-        Keyspace(prefix)
+        RawKeys(prefix)
 
 
 @pytest.mark.parametrize("buckets", [0, -1, 1.5, True])
 def test_bad_buckets_are_refused(buckets: Any) -> None:
     """There is at least one."""
     with pytest.raises(ConfigError, match="buckets must be"):
-        Keyspace("p", buckets)
+        RawKeys("p", buckets)
 
 
 def test_a_foreign_key_is_not_stripped() -> None:
     """A key under another prefix is a mistake, not a key."""
     with pytest.raises(ConfigError, match="not under the prefix"):
-        Keyspace("p").strip("q:posts:1")  # noqa: B005
+        RawKeys("p").strip("q:posts:1")  # noqa: B005
