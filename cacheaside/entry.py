@@ -1,16 +1,19 @@
-"""What stands in a value slot of Redis: a placeholder, a hold or a value, as bytes.
+"""What stands in a value slot of Redis: a placeholder, a claim, holds or a value, as bytes.
 
-Every slot opens with the same 24 bytes, its *head*: magic, kind, nonce, incarnation. The nonce is
-new for every fill, so two slots with one head are one and the same; compare-and-set compares heads.
+A slot opens with 24 bytes, its *head*: magic, kind, nonce, incarnation. The nonce is new for every fill,
+so two slots with one head are one and the same; compare-and-set compares heads. Only holds have none:
+nothing is ever stored over them.
 
-    placeholder, hold   head | start f64 | digest 8
+    placeholder, claim  head | start f64 | digest 8
+    holds               magic, kind | for each: name 12 | end, milliseconds in 13 digits
     value               head | crc32 of what follows u32 | start f64 | cost f32 | soft f64 | hard f64
                              | schema 8 | flags u8 | length of the known tags u32 | of the late tags u32
                              | known tags | late tags | payload
 
 A tag is ``length u16 | name | token``. Times are seconds since the epoch. The known tags are those
 that the arguments determine, in the order of the call site: a reader builds the same bytes from the
-tokens it has just read and compares them in one go.
+tokens it has just read and compares them in one go. Holds of a tag stand in its token's place: "H", then
+the same list.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from msgspec import Struct
 
 MAGIC: Final = b"\xcaC\x01"
 PLACEHOLDER: Final = ord("P")
+CLAIM: Final = ord("U")
 HOLD: Final = ord("H")
 VALUE: Final = ord("V")
 
@@ -32,6 +36,11 @@ HEAD: Final = 24
 TOKEN: Final = 21
 NONCE: Final = 12
 NO_INCARNATION: Final = b"\0" * 8
+
+SLOT_HELD: Final = MAGIC + b"H"
+TAG_HELD: Final = b"H"
+"""What the holds of a slot, and of a tag, begin with."""
+_HELD: Final = NONCE + 13
 
 NEGATIVE: Final = 0x80
 """Flag: the value is ``None`` and has no payload. The low bits belong to the codecs."""
@@ -44,7 +53,7 @@ _length = struct.Struct(">H")
 
 
 class Marker(NamedTuple):
-    """A placeholder (somebody is loading) or a hold (nothing may be stored)."""
+    """A placeholder (somebody is loading) or a claim (somebody puts a value of his own)."""
 
     kind: int
     nonce: bytes
@@ -77,6 +86,12 @@ class Value(Struct, frozen=True, gc=False):
         return self.raw[self.body :]
 
 
+class Held(NamedTuple):
+    """Holds: nothing may be stored here until the last of them ends or is released."""
+
+    raw: bytes
+
+
 class Foreign(NamedTuple):
     """Bytes that this library did not write: never answered from, never overwritten by a read."""
 
@@ -89,7 +104,7 @@ class Broken(NamedTuple):
     raw: bytes
 
 
-Slot = Marker | Value | Foreign | Broken | None
+Slot = Marker | Held | Value | Foreign | Broken | None
 
 
 def parse(raw: bytes | None) -> Slot:
@@ -112,10 +127,12 @@ def parse(raw: bytes | None) -> Slot:
                 nonce, inc, start, cost, soft, hard, schema, flags,
                 raw[_value.size : tags], raw[tags:body] if late else b"", raw, body,
             )  # fmt: skip
+        if raw[3] == HOLD:
+            return Held(raw) if holds(raw[len(SLOT_HELD) :]) else Broken(raw)
         _, kind, nonce, inc, start, digest = _marker.unpack(raw)
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, ValueError):
         return Broken(raw)
-    if kind != PLACEHOLDER and kind != HOLD:
+    if kind != PLACEHOLDER and kind != CLAIM:
         return Broken(raw)
     return Marker(kind, nonce, inc, start, digest)
 
@@ -179,9 +196,18 @@ def new_token(incarnation: bytes, nonce: bytes) -> bytes:
     return b"T" + incarnation + nonce
 
 
-def hold_token(incarnation: bytes, nonce: bytes) -> bytes:
-    """What stands in a token's place while nothing of the tag may be stored."""
-    return b"H" + incarnation + nonce
+def holds(listed: bytes) -> list[tuple[bytes, int]]:
+    """Names and ends (milliseconds) in a list of holds; raises ValueError when it does not parse."""
+    if len(listed) % _HELD:
+        raise ValueError("cut short")
+    return [
+        (listed[at : at + NONCE], int(listed[at + NONCE : at + _HELD])) for at in range(0, len(listed), _HELD)
+    ]
+
+
+def pack_holds(those: Iterable[tuple[bytes, int]]) -> bytes:
+    """The list that ``holds`` reads."""
+    return b"".join(b"%s%013d" % one for one in those)
 
 
 def is_token(raw: bytes | None) -> bool:
@@ -190,4 +216,5 @@ def is_token(raw: bytes | None) -> bool:
 
 
 def is_hold(raw: bytes | None) -> bool:
+    """Whether holds stand in a token's place."""
     return raw is not None and raw[:1] == b"H"

@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 BATCH: Final = 500
 
+Named = tuple[bytes, float]
+"""The name of a hold, and its seconds."""
+
 
 class Operations:
     """The direct operations; ``Cache`` inherits them, and brings what they work with."""
@@ -178,7 +181,7 @@ class Operations:
         if transaction is not None and hold is None:
             transaction.add(keys, tags, barrier=barrier)
             return Receipt(keys, tags, acknowledged=False, attempts=0, deferred=True)
-        return self.invalidate_now(keys=keys, tags=tags, hold=hold, barrier=barrier)
+        return self.invalidate_now(keys=keys, tags=tags, hold=self._named(hold), barrier=barrier)
 
     async def ainvalidate(
         self,
@@ -193,30 +196,36 @@ class Operations:
         if transaction is not None and hold is None:
             transaction.add(keys, tags, barrier=barrier)
             return Receipt(keys, tags, acknowledged=False, attempts=0, deferred=True)
-        return await self.ainvalidate_now(keys=keys, tags=tags, hold=hold, barrier=barrier)
+        return await self.ainvalidate_now(keys=keys, tags=tags, hold=self._named(hold), barrier=barrier)
 
     def invalidate_now(
         self,
         *,
         keys: tuple[str, ...],
         tags: tuple[str, ...],
-        hold: Seconds | None = None,
+        hold: Named | None = None,
+        release: bytes = b"",
         barrier: bool = False,
     ) -> Receipt:
-        """``invalidate`` that no transaction defers."""
+        """``invalidate`` that no transaction defers; may begin or end a hold by its name."""
         self.reclaimer.note(tags)
-        return self._acknowledge(self.run(self._invalidation(keys, tags, hold, barrier)))
+        return self._acknowledge(self.run(self._invalidation(keys, tags, hold, release, barrier)))
 
     async def ainvalidate_now(
         self,
         *,
         keys: tuple[str, ...],
         tags: tuple[str, ...],
-        hold: Seconds | None = None,
+        hold: Named | None = None,
+        release: bytes = b"",
         barrier: bool = False,
     ) -> Receipt:
         self.reclaimer.note(tags)
-        return self._acknowledge(await self.arun(self._invalidation(keys, tags, hold, barrier)))
+        return self._acknowledge(await self.arun(self._invalidation(keys, tags, hold, release, barrier)))
+
+    def _named(self, hold: Seconds | None) -> Named | None:
+        """A hold that nobody ends before its time."""
+        return None if hold is None else (self.world.nonce(), seconds("hold", hold))
 
     def delete_matching(self, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
         """Drop all keys that match a glob pattern, such as ``"posts:feed:*"``; how many were dropped.
@@ -374,11 +383,11 @@ class Operations:
                 self.near.mark((key,), ())
 
     def _invalidation(
-        self, keys: tuple[str, ...], tags: tuple[str, ...], hold: Seconds | None, barrier: bool
+        self, keys: tuple[str, ...], tags: tuple[str, ...], hold: Named | None, release: bytes, barrier: bool
     ) -> Flow[Receipt]:
-        held = None if hold is None else seconds("hold", hold)
+        timeout = self.invalidation_timeout
         receipt = yield from invalidate(
-            self.world, self.near, keys, tags, hold=held, timeout=self.invalidation_timeout
+            self.world, self.near, keys, tags, hold=hold, release=release, timeout=timeout
         )
         if barrier and self.channel is not None:
             yield Sleep(self.channel.window)

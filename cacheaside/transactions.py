@@ -86,19 +86,24 @@ collecting: ContextVar[Transaction | None] = ContextVar("cacheaside_transaction"
 
 
 class Mutating:
-    """Holds keys and tags while a block runs and invalidates them at its end, error or not."""
+    """Holds keys and tags while a block runs and invalidates them at its end, error or not.
+
+    The hold has a name of its own, so that neither a put nor an invalidation nor the end of another block
+    takes it away.
+    """
 
     def __init__(self, cache: Cache, keys: tuple[str, ...], tags: tuple[str, ...], hold: float) -> None:
         self._cache = cache
         self._what: dict[str, Any] = {"keys": keys, "tags": tags}
+        self._name = cache.world.nonce()
         self._hold = hold
         self.receipt: Receipt | None = None
 
     def __enter__(self) -> Self:
         try:
-            self._cache.invalidate(**self._what, hold=self._hold)
+            self._cache.invalidate_now(**self._what, hold=(self._name, self._hold))
         except (KeyboardInterrupt, SystemExit):  # nobody else would end the hold
-            self._cache.invalidate_now(**self._what)
+            self._cache.invalidate_now(**self._what, release=self._name)
             raise
         return self
 
@@ -110,16 +115,16 @@ class Mutating:
 
     def __exit__(self, *error: object) -> None:
         self._again_later()
-        self.receipt = self._cache.invalidate_now(**self._what)
+        self.receipt = self._cache.invalidate_now(**self._what, release=self._name)
 
     async def __aenter__(self) -> Self:
         try:
-            await self._cache.ainvalidate(**self._what, hold=self._hold)
+            await self._cache.ainvalidate_now(**self._what, hold=(self._name, self._hold))
         except asyncio.CancelledError:  # nobody else would end the hold
-            await self._cache.ainvalidate_now(**self._what)
+            await self._cache.ainvalidate_now(**self._what, release=self._name)
             raise
         return self
 
     async def __aexit__(self, *error: object) -> None:
         self._again_later()
-        self.receipt = await self._cache.ainvalidate_now(**self._what)
+        self.receipt = await self._cache.ainvalidate_now(**self._what, release=self._name)

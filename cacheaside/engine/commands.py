@@ -74,8 +74,11 @@ class Fill(Struct, frozen=True, gc=False):
     ttl: float
 
 
-class Hold(Struct, frozen=True, gc=False):
-    """Put markers into slots whatever stands there, and tokens where there are none. Reply: ``Begun``."""
+class Claim(Struct, frozen=True, gc=False):
+    """Put markers into slots, whatever stands there but a hold, and tokens where there are none.
+
+    Reply: ``Begun``.
+    """
 
     slots: tuple[tuple[str, bytes], ...]
     tokens: tuple[tuple[str, bytes], ...]
@@ -161,14 +164,16 @@ class Forget(Struct, frozen=True, gc=False):
 class Invalidate(Struct, frozen=True, gc=False):
     """Drop values with all that belongs to them, and replace tag tokens; announce both. Reply: None.
 
-    ``slots`` are (value, refresh lock, staging); ``tokens`` are (token key, new token, name).
-    ``hold`` keeps markers and hold tokens instead of nothing, for so long.
+    ``slots`` are (value, refresh lock, staging); ``tokens`` are (token key, new token, name). Where a hold
+    stands it stays, for nothing can be stored there: until it ends, or is named by ``release``. ``hold``, a
+    name and seconds, begins one.
     """
 
     slots: tuple[tuple[str, str, str], ...]
     tokens: tuple[tuple[str, bytes, str], ...]
     token_ttl: float
     hold: tuple[bytes, float] | None = None
+    release: bytes = b""
 
 
 class Load(Struct, frozen=True):
@@ -233,7 +238,7 @@ Command = (
     Fetch
     | Begin
     | Commit
-    | Hold
+    | Claim
     | Release
     | Sweep
     | Lock

@@ -9,12 +9,12 @@ from cacheaside.engine.call import Call, Near, Site, World
 from cacheaside.engine.commands import (
     Announce,
     Begun,
+    Claim,
     Commit,
     Fetch,
     Fill,
     Flow,
     Forget,
-    Hold,
     Members,
     Sweep,
 )
@@ -23,9 +23,10 @@ from cacheaside.engine.look import Seen
 from cacheaside.engine.read import holding
 from cacheaside.engine.write import greet, invalidate
 from cacheaside.entry import (
+    CLAIM,
     HEAD,
-    HOLD,
     Foreign,
+    Held,
     Marker,
     Slot,
     Value,
@@ -77,8 +78,10 @@ class Found:
         if slot is None:
             return "holds nothing: a read would miss and load"
         if type(slot) is Marker:
-            kind = "a hold: reads load for themselves" if slot.kind == HOLD else "a load under way"
-            return f"holds {kind}, since {now - slot.start:.1f} s"
+            kind = "a put" if slot.kind == CLAIM else "a load"
+            return f"holds {kind} under way, since {now - slot.start:.1f} s"
+        if type(slot) is Held:
+            return "is held: reads load for themselves and store nothing"
         if type(slot) is Foreign:
             return "holds something cacheaside did not write: reads load and store nothing"
         if type(slot) is not Value or self.stored is None:
@@ -116,22 +119,23 @@ def find(world: World, keys: Sequence[str]) -> Flow[list[Found]]:
 def put_values(
     site: Site, calls: Sequence[tuple[Call, Any]], timeout: float, near: Near | None
 ) -> Flow[list[bool]]:
-    """Store values that the caller has: hold the slots, then commit over the holds."""
+    """Store values that the caller has: claim the slots, then commit over the claims."""
     if not calls:
         return []
     world = site.world
     incarnation = yield from greet(world, world.keys.value(calls[0][0].key))
     start = world.clock()
-    holds = [Marker(HOLD, world.nonce(), incarnation, start, b"\0" * 8).pack() for _ in calls]
-    slots = tuple((world.keys.value(c.key), hold) for (c, _), hold in zip(calls, holds, strict=True))
-    stored = yield from holding(site, Sweep(slots), fill_held(site, calls, slots, incarnation, start, near))
+    claims = [Marker(CLAIM, world.nonce(), incarnation, start, b"\0" * 8).pack() for _ in calls]
+    slots = tuple((world.keys.value(c.key), claim) for (c, _), claim in zip(calls, claims, strict=True))
+    filling = fill_claimed(site, calls, slots, incarnation, start, near)
+    stored = yield from holding(site, Sweep(slots), filling)
     lost = tuple(call.key for call, _ in calls if call.key not in stored)
     if lost:
         yield from invalidate(world, near, lost, (), timeout=timeout)
     return [call.key in stored for call, _ in calls]
 
 
-def fill_held(
+def fill_claimed(
     site: Site,
     calls: Sequence[tuple[Call, Any]],
     slots: tuple[tuple[str, bytes], ...],
@@ -139,26 +143,28 @@ def fill_held(
     start: float,
     near: Near | None,
 ) -> Flow[set[str]]:
-    """Hold the slots, then commit over the holds; the keys that were stored."""
+    """Claim the slots, then commit over the claims; the keys that were stored."""
     world, policy = site.world, site.policy
     names = tuple(dict.fromkeys(t for call, _ in calls for t in call.tags))
     try:
-        begun: Begun = yield Hold(
+        begun: Begun = yield Claim(
             slots,
             tuple((world.keys.token(n), new_token(incarnation, world.nonce())) for n in names),
             policy.lease_ttl,
             token_ttl(policy.ttl, policy.kept),
         )
-        if near is not None:  # what was read before the holds stood may settle no more
+        if near is not None:  # what was read before the claims stood may settle no more
             near.mark(tuple(call.key for call, _ in calls), ())
         tokens = dict(zip(names, begun.tokens, strict=True))
         batch: list[Ready] = []
         if all(map(is_token, tokens.values())):
-            for (call, value), (_, hold) in zip(calls, slots, strict=True):
+            for (call, value), (_, claim), there in zip(calls, slots, begun.slots, strict=True):
+                if there is not None:
+                    continue
                 seen = Seen(None, ())
                 seen.known = pack_tags(call.tags, [tokens[t] for t in call.tags])
                 payload = encode(site, call, value)
-                ready = yield from prepare(site, call, value, payload, start, 0.0, hold, seen)
+                ready = yield from prepare(site, call, value, payload, start, 0.0, claim, seen)
                 if ready is not None:
                     batch.append(ready)
         done = (yield from commit(site, batch)) if batch else ()

@@ -19,11 +19,12 @@ from cacheaside.engine.commands import (
 )
 from cacheaside.engine.flights import Name
 from cacheaside.entry import (
+    CLAIM,
     HEAD,
-    HOLD,
     NEGATIVE,
     Broken,
     Foreign,
+    Held,
     Marker,
     Slot,
     Value,
@@ -94,10 +95,12 @@ def judge(site: Site, call: Call, seen: Seen) -> None:
         if proven and valid(site, call, seen, slot):
             seen.verdict = freshness(site, slot)
     elif type(slot) is Marker:
-        if slot.kind == HOLD:
+        if slot.kind == CLAIM:
             seen.verdict = Verdict.UNSTORABLE
         elif proven and slot.digest == digest(seen.known) and world.accepts(slot.incarnation):
             seen.verdict = Verdict.FILLING
+    elif type(slot) is Held:
+        seen.verdict = Verdict.UNSTORABLE
     elif type(slot) is Foreign:
         site.counts.foreign += 1
         world.bad_data(site, call.key, "foreign")
@@ -148,7 +151,7 @@ def flight_name(call: Call, placeholder: Marker) -> Name:
     return (call.key, placeholder.digest, placeholder.nonce)
 
 
-def head_of(slot: Marker | Value | Foreign | Broken) -> bytes:
+def head_of(slot: Marker | Held | Value | Foreign | Broken) -> bytes:
     raw = slot.pack() if isinstance(slot, Marker) else slot.raw
     return raw[:HEAD]
 

@@ -29,7 +29,6 @@ from cacheaside.engine.commands import (
     Command,
     Expect,
     Flow,
-    Hold,
     Load,
     Loaded,
     Lock,
@@ -418,7 +417,8 @@ def finish(
 
 def replace(site: Site, call: Call, loaded: Loaded, start: float, seen: Seen, release: Release) -> Flow[Any]:
     if loaded.error is not None:
-        yield from attempt(site, Hold(((release.key, FAILED),), (), site.policy.lease_ttl, 0))
+        said = Place(release.key, FAILED, release.expected)
+        yield from attempt(site, Begin((said,), (), site.policy.lease_ttl, 0))
     result = unwrap(site, loaded)
     storing = settle(site, call, result, start, head_of(seen.slot), seen, None)  # type: ignore[arg-type]
     yield from holding(site, release, storing)

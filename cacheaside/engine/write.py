@@ -1,8 +1,9 @@
 """Invalidations, explicit puts and updates, on the same rules as reads.
 
 An invalidation is told to this process's L1 before its first command and again after the last one,
-so that nothing read in between can settle there. A put is a fill whose load is the caller: it holds
-the slot first and commits over the hold, so an invalidation that comes in between wins.
+so that nothing read in between can settle there. A put is a fill whose load is the caller: it claims
+the slot first and commits over its claim, so an invalidation that comes in between wins. Where a hold stands
+nothing is put: it belongs to somebody whose transaction is open.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from msgspec import Struct
 from cacheaside.engine.call import Call, Near, Site, World
 from cacheaside.engine.commands import (
     Begun,
+    Claim,
     Fetch,
     Flow,
-    Hold,
     Invalidate,
     Load,
     Release,
@@ -28,7 +29,7 @@ from cacheaside.engine.commands import (
 from cacheaside.engine.fill import TOKEN_TTL, attempt, commit, encode, prepare, token_ttl, unwrap
 from cacheaside.engine.look import Seen
 from cacheaside.engine.read import alone, ask, holding
-from cacheaside.entry import HOLD, NO_INCARNATION, Marker, hold_token, is_token, new_token, pack_tags
+from cacheaside.entry import CLAIM, NO_INCARNATION, Marker, is_token, new_token, pack_tags
 from cacheaside.errors import StoreUnavailable
 
 RETRY_FIRST = 0.02
@@ -55,10 +56,14 @@ def invalidate(
     keys: tuple[str, ...],
     tags: tuple[str, ...],
     *,
-    hold: float | None = None,
+    hold: tuple[bytes, float] | None = None,
+    release: bytes = b"",
     timeout: float = 2.0,
 ) -> Flow[Receipt]:
-    """Drop keys, replace tag tokens; repeat with fresh tokens until acknowledged or out of time."""
+    """Drop keys, replace tag tokens; repeat with fresh tokens until acknowledged or out of time.
+
+    ``hold`` is the name and the seconds of a hold to begin, ``release`` the name of one that ends.
+    """
     if not keys and not tags:
         return Receipt(attempts=0)
     if near is not None:
@@ -67,13 +72,9 @@ def invalidate(
     slots = tuple((names.value(k), names.refresh_lock(k), names.staging(k)) for k in keys)
 
     def command() -> Invalidate:
-        incarnation, nonce = world.incarnation(), world.nonce()
-        make = new_token if hold is None else hold_token
-        tokens = tuple((names.token(t), make(incarnation, world.nonce()), t) for t in tags)
-        held = None
-        if hold is not None:
-            held = (Marker(HOLD, nonce, incarnation, world.clock(), b"\0" * 8).pack(), hold)
-        return Invalidate(slots, tokens, TOKEN_TTL, held)
+        incarnation = world.incarnation()
+        tokens = tuple((names.token(t), new_token(incarnation, world.nonce()), t) for t in tags)
+        return Invalidate(slots, tokens, TOKEN_TTL, hold, release)
 
     try:
         attempts, acknowledged = yield from deliver(world, command, timeout)
@@ -120,9 +121,9 @@ def greet(world: World, slot: str) -> Flow[bytes]:
 def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
     """Run ``call`` and make its result the value of its key: (result, whether it was stored).
 
-    Readers meanwhile find a hold: they load for themselves and store nothing. If anything touched
+    Readers meanwhile find a claim: they load for themselves and store nothing. If anything touched
     the slot meanwhile, nothing is stored and the key is dropped, for two updates that cross cannot
-    tell which of them is the later.
+    tell which of them is the later. Nor is anything stored where a hold stands.
     """
     if not site.keeps:
         return (yield from alone(site, call)), False
@@ -130,26 +131,26 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
     key, keys = call.key, world.keys
     incarnation = yield from greet(world, keys.value(key))
     start = world.clock()
-    hold = Marker(HOLD, world.nonce(), incarnation, start, b"\0" * 8).pack()
+    claim = Marker(CLAIM, world.nonce(), incarnation, start, b"\0" * 8).pack()
     slot = keys.value(key)
     seen: Seen | None = None
-    release = Release(slot, hold)
-    take = Hold(
-        ((slot, hold),),
+    release = Release(slot, claim)
+    take = Claim(
+        ((slot, claim),),
         tuple((keys.token(t), new_token(incarnation, world.nonce())) for t in call.tags),
         policy.lease_ttl,
         token_ttl(policy.ttl, policy.kept),
     )
     begun: Begun | None = yield from holding(site, release, attempt(site, take))
     if begun is not None:
-        if near is not None:  # what was read before the hold stood may settle no more
+        if near is not None:  # what was read before the claim stood may settle no more
             near.mark((key,), ())
         if site.witness is not None:
             call.since = site.witness.now()
-        if all(map(is_token, begun.tokens)):
+        if begun.slots[0] is None and all(map(is_token, begun.tokens)):
             seen = Seen(None, begun.tokens)
             seen.known = pack_tags(call.tags, begun.tokens)
-    loading = Load(call, Renew(((slot, hold),), policy.lease_ttl), hard=policy.hard_timeout)
+    loading = Load(call, Renew(((slot, claim),), policy.lease_ttl), hard=policy.hard_timeout)
     loaded = yield from holding(site, release, ask(loading))
     if loaded.error is not None:
         yield from attempt(site, release)
@@ -160,7 +161,7 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
         if seen is not None:
             cost = world.clock() - start
             payload = encode(site, call, result)
-            ready = yield from prepare(site, call, result, payload, start, cost, hold, seen)
+            ready = yield from prepare(site, call, result, payload, start, cost, claim, seen)
             if ready is not None:
                 stored = yield from commit(site, (ready,))
     except StoreUnavailable:

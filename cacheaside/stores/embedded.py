@@ -17,11 +17,11 @@ from cacheaside.engine.commands import (
     Announce,
     Begin,
     Begun,
+    Claim,
     Commit,
     Confirm,
     Fetch,
     Forget,
-    Hold,
     Invalidate,
     Lock,
     Members,
@@ -31,7 +31,7 @@ from cacheaside.engine.commands import (
     Scan,
     Sweep,
 )
-from cacheaside.entry import HEAD
+from cacheaside.entry import HEAD, SLOT_HELD, TAG_HELD, holds, pack_holds
 from cacheaside.fork import renew_after_fork
 
 MOST_LISTED: Final = 100_000
@@ -77,7 +77,7 @@ class EmbeddedStore:
             Fetch: self._fetch,
             Begin: self._begin,
             Commit: self._commit,
-            Hold: self._hold,
+            Claim: self._claim,
             Release: self._release,
             Sweep: self._sweep,
             Lock: self._take_lock,
@@ -215,11 +215,17 @@ class EmbeddedStore:
         while self._listed > MOST_LISTED // 2:
             self._listed -= len(self._index.pop(next(iter(self._index))))
 
-    def _hold(self, command: Hold) -> Begun:
+    def _claim(self, command: Claim) -> Begun:
         tokens = self._tokens(command.tokens, command.token_ttl)
+        slots: list[bytes | None] = []
         for slot, marker in command.slots:
-            self._set(slot, marker, command.ttl)
-        return Begun((None,) * len(command.slots), tokens)
+            there: bytes = self._get(slot) or b""
+            if there.startswith(SLOT_HELD):
+                slots.append(there)
+            else:
+                slots.append(None)
+                self._set(slot, marker, command.ttl)
+        return Begun(tuple(slots), tokens)
 
     def _release(self, command: Release) -> bool:
         ours = self._opens_with(command.key, command.expected)
@@ -244,13 +250,27 @@ class EmbeddedStore:
 
     def _invalidate(self, command: Invalidate) -> None:
         for slot, lock, staging in command.slots:
-            self._rows.pop(slot, None)
+            if not self._held(slot, SLOT_HELD, command):
+                self._rows.pop(slot, None)
             self._rows.pop(lock, None)
             self._rows.pop(staging, None)
-            if command.hold is not None:
-                self._set(slot, *command.hold)
         for key, token, _ in command.tokens:
-            self._set(key, token, command.hold[1] if command.hold else command.token_ttl)
+            if not self._held(key, TAG_HELD, command):
+                self._set(key, token, command.token_ttl)
+
+    def _held(self, key: str, prefix: bytes, command: Invalidate) -> bool:
+        """Whether holds are left in ``key`` when this one has begun or ended."""
+        now = round(self._tick() * 1000)
+        name, life = command.hold or (b"", 0.0)
+        there: bytes = self._get(key) or b""
+        listed = holds(there[len(prefix) :]) if there.startswith(prefix) else []
+        left = [one for one in listed if one[1] > now and one[0] not in (name, command.release)]
+        if name:
+            left.append((name, now + round(life * 1000)))
+        if left:
+            last = max(ends for _, ends in left)
+            self._set(key, prefix + pack_holds(left), (last - now) / 1000)
+        return bool(left)
 
     def _run(self, command: Run) -> Any:
         return command.program.twin(self, command.keys, command.args)

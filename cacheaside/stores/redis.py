@@ -24,12 +24,12 @@ from cacheaside.engine.commands import (
     Announce,
     Begin,
     Begun,
+    Claim,
     Commit,
     Confirm,
     Fetch,
     Fill,
     Forget,
-    Hold,
     Invalidate,
     Lock,
     Members,
@@ -39,7 +39,7 @@ from cacheaside.engine.commands import (
     Scan,
     Sweep,
 )
-from cacheaside.entry import HEAD
+from cacheaside.entry import HEAD, SLOT_HELD, TAG_HELD
 from cacheaside.errors import StoreUnavailable
 from cacheaside.keys import RawKeys
 from cacheaside.stores.announcements import announcement
@@ -105,7 +105,7 @@ class RedisStore:
         self._encoders: dict[type, Callable[[Any], tuple[list[Call], Parse]]] = {
             Begin: self._begin,
             Commit: self._commit,
-            Hold: self._hold,
+            Claim: self._claim,
             Release: self._release,
             Sweep: self._sweep,
             Lock: self._lock,
@@ -292,18 +292,17 @@ class RedisStore:
         """By expiry, then by size. The scores are expiries, so what goes first ends first."""
         return [script("trim")((index,), self._index_limit)]
 
-    def _hold(self, command: Hold) -> tuple[list[Call], Parse]:
+    def _claim(self, command: Claim) -> tuple[list[Call], Parse]:
         calls = self._token_calls(command.tokens, command.token_ttl)
-        count = len(calls)
-        calls += [("SET", slot, marker, "PX", ms(command.ttl)) for slot, marker in command.slots]
-        values = [self._keys.strip(slot) for slot, _ in command.slots if not slot.startswith("{")]
-        if values:
-            calls.append(("PUBLISH", self._keys.channel(0), announcement(values)))
+        count, life = len(calls), ms(command.ttl)
+        claim = script("claim")
+        calls += [claim((slot,), SLOT_HELD, marker, life) for slot, marker in command.slots]
+        names = [self._keys.strip(slot) for slot, _ in command.slots]
+        calls.append(("PUBLISH", self._keys.channel(0), announcement(names)))
 
         def parse(replies: list[Any]) -> Begun:
-            for reply in replies[count:]:
-                check(reply)
-            return Begun((None,) * len(command.slots), tokens_in_force(command.tokens, replies[:count]))
+            *slots, _ = map(check, replies[count:])
+            return Begun(tuple(slots), tokens_in_force(command.tokens, replies[:count]))
 
         return calls, parse
 
@@ -323,22 +322,20 @@ class RedisStore:
 
     def _invalidate(self, command: Invalidate) -> tuple[list[Call], Parse]:
         calls: list[Call] = []
-        hold = command.hold
+        name, seconds = command.hold or (b"", 0.0)
+        holding = (name, ms(seconds), command.release)
         by_bucket: dict[int, list[tuple[str, bytes, str]]] = {}
         for row in command.tokens:
             by_bucket.setdefault(self._keys.bucket(row[2]), []).append(row)
         for bucket, rows in by_bucket.items():
             channel = self._keys.channel(bucket)
-            life = -ms(hold[1]) if hold is not None else ms(command.token_ttl)
-            message = announcement(tags=[name for _, _, name in rows])
-            keys = [key for key, _, _ in rows]
-            calls.append(script("rotate")((*keys, channel), life, message, *(t for _, t, _ in rows)))
+            message = announcement(tags=[tag for _, _, tag in rows])
+            keys, tokens = [key for key, _, _ in rows], [token for _, token, _ in rows]
+            life = ms(command.token_ttl)
+            calls.append(script("replace")((*keys, channel), TAG_HELD, *holding, life, message, *tokens))
         for slot, lock, staging in command.slots:
-            if hold is None:
-                calls.append(("UNLINK", slot, lock, staging))
-            else:
-                calls.append(("SET", slot, hold[0], "PX", ms(hold[1])))
-                calls.append(("UNLINK", lock, staging))
+            calls.append(script("replace")((slot,), SLOT_HELD, *holding, 0, "", ""))
+            calls.append(("UNLINK", lock, staging))
         if command.slots:
             names = [self._keys.strip(slot) for slot, _, _ in command.slots]
             calls.append(("PUBLISH", self._keys.channel(0), announcement(names)))

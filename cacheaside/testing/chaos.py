@@ -13,11 +13,11 @@ from typing import Any
 
 from cacheaside.engine.commands import (
     Begin,
+    Claim,
     Commit,
     Fetch,
     Flow,
     Forget,
-    Hold,
     Invalidate,
     Lock,
     Members,
@@ -155,7 +155,7 @@ def keys_of(command: Any) -> tuple[str, ...]:
             return (*(place.slot for place in places), *(key for key, _ in tokens))
         case Commit(fills=fills, extend=extend):
             return (*(fill.slot for fill in fills), *(key for key, _ in extend))
-        case Hold(slots=slots, tokens=tokens):
+        case Claim(slots=slots, tokens=tokens):
             return tuple(key for key, _ in (*slots, *tokens))
         case Invalidate(slots=slots, tokens=tokens):
             return (*(key for slot in slots for key in slot), *(key for key, _, _ in tokens))

@@ -26,12 +26,12 @@ from cacheaside.engine.commands import (
     Announce,
     Begin,
     Begun,
+    Claim,
     Commit,
     Confirm,
     Fetch,
     Fill,
     Forget,
-    Hold,
     Invalidate,
     Lock,
     Members,
@@ -43,15 +43,17 @@ from cacheaside.engine.commands import (
 )
 from cacheaside.engine.drive import Store
 from cacheaside.entry import (
+    CLAIM,
     HEAD,
-    HOLD,
     NO_INCARNATION,
     PLACEHOLDER,
+    Held,
     Marker,
-    hold_token,
     is_hold,
+    is_token,
     new_token,
     pack_value,
+    parse,
 )
 from cacheaside.keys import RawKeys
 
@@ -74,6 +76,10 @@ def placeholder(number: int, kind: int = PLACEHOLDER) -> bytes:
 
 def token(number: int) -> bytes:
     return new_token(NO_INCARNATION, nonce(number))
+
+
+def invalidation(number: int, **holds: Any) -> Invalidate:
+    return Invalidate(slots_of(SLOT), ((TOKEN, token(number), "t"),), 60, **holds)
 
 
 def value(number: int, payload: bytes = b"v") -> bytes:
@@ -206,12 +212,12 @@ class StoreContract:
         assert fetch(do, SLOT, KEYS.staging("n:a")) == [new, None]
 
     @pytest.mark.parametrize("size", [1, 5000])
-    @pytest.mark.parametrize("there", [None, placeholder(2), placeholder(1, HOLD), value(3), b"foreign"])
+    @pytest.mark.parametrize("there", [None, placeholder(2), placeholder(1, CLAIM), value(3), b"foreign"])
     def test_a_value_is_refused_when_anything_else_stands_there(
         self, do: Do, there: bytes | None, size: int
     ) -> None:
         if there is not None:
-            do(Hold(((SLOT, there),), (), 60, 60))
+            do(Claim(((SLOT, there),), (), 60, 60))
         assert tuple(do(Commit((fill(SLOT, placeholder(1), value(5, b"x" * size)),)))) == (False,)
         assert fetch(do, SLOT) == [there]
 
@@ -222,17 +228,19 @@ class StoreContract:
         assert fetch(do, SLOT, OTHER) == [placeholder(1), value(6, b"y" * 5000)]
 
     def test_a_value_is_replaced_by_its_head(self, do: Do) -> None:
-        do(Hold(((SLOT, value(1, b"old")),), (), 60, 60))
+        do(Claim(((SLOT, value(1, b"old")),), (), 60, 60))
         assert tuple(do(Commit((fill(SLOT, value(1)[:HEAD], value(2, b"new")),)))) == (True,)
         assert fetch(do, SLOT) == [value(2, b"new")]
 
-    # -- hold and release
+    # -- claim and release
 
-    def test_a_hold_replaces_whatever_stands_there(self, do: Do) -> None:
+    def test_a_claim_replaces_whatever_stands_there(self, do: Do) -> None:
         do(Begin((Place(SLOT, placeholder(1)),), ((TOKEN, token(1)),), 60, 60))
-        held = do(Hold(((SLOT, placeholder(2, HOLD)),), ((TOKEN, token(2)), (TOKEN_2, token(3))), 60, 60))
-        assert held.tokens == (token(1), token(3))
-        assert fetch(do, SLOT) == [placeholder(2, HOLD)]
+        claimed = do(
+            Claim(((SLOT, placeholder(2, CLAIM)),), ((TOKEN, token(2)), (TOKEN_2, token(3))), 60, 60)
+        )
+        assert claimed == Begun((None,), (token(1), token(3)))
+        assert fetch(do, SLOT) == [placeholder(2, CLAIM)]
         assert tuple(do(Commit((fill(SLOT, placeholder(1), value(5)),)))) == (False,)
 
     def test_only_ones_own_is_released(self, do: Do) -> None:
@@ -244,7 +252,7 @@ class StoreContract:
         assert fetch(do, SLOT) == [None]
 
     def test_a_sweep_counts_what_it_deleted(self, do: Do) -> None:
-        do(Hold(((SLOT, value(1)), (OTHER, value(2))), (), 60, 60))
+        do(Claim(((SLOT, value(1)), (OTHER, value(2))), (), 60, 60))
         assert do(Sweep(((SLOT, value(1)[:HEAD]), (OTHER, value(9)[:HEAD])))) == 1
         assert fetch(do, SLOT, OTHER) == [None, value(2)]
 
@@ -271,12 +279,12 @@ class StoreContract:
         wait(1.5)
         assert fetch(do, TOKEN) == [None]
 
-    def test_a_value_a_lock_and_a_hold_end(self, do: Do, wait: Wait) -> None:
+    def test_a_value_a_lock_and_a_claim_end(self, do: Do, wait: Wait) -> None:
         do(Begin((Place(SLOT, placeholder(1)),), (), 60, 60))
         do(Commit((fill(SLOT, placeholder(1), value(5), ttl=1.0),)))
         lock = KEYS.refresh_lock("n:a")
         do(Lock(lock, nonce(1), 1.0))
-        do(Hold(((OTHER, placeholder(2, HOLD)),), (), 1.0, 60))
+        do(Claim(((OTHER, placeholder(2, CLAIM)),), (), 1.0, 60))
         assert None not in fetch(do, SLOT, lock, OTHER)
         wait(1.1)
         assert fetch(do, SLOT, lock, OTHER) == [None, None, None]
@@ -291,24 +299,56 @@ class StoreContract:
         assert fetch(do, SLOT, lock, OTHER) == [None, None, placeholder(2)]
         assert fetch(do, TOKEN, TOKEN_2) == [token(2), token(3)]
 
-    def test_an_invalidation_with_a_hold_leaves_it_there(self, do: Do) -> None:
-        marker = placeholder(7, HOLD)
+    # -- holds
+
+    def test_while_a_hold_stands_nothing_takes_its_place(self, do: Do) -> None:
+        """No begin, no commit, no claim, no invalidation; releasing it leaves nothing, and a fresh token."""
         do(Begin((Place(SLOT, placeholder(1)),), ((TOKEN, token(1)),), 60, 60))
-        do(
-            Invalidate(
-                slots_of(SLOT), ((TOKEN, hold_token(NO_INCARNATION, nonce(2)), "t"),), 60, (marker, 30)
-            )
-        )
-        slot, tag = fetch(do, SLOT, TOKEN)
-        assert slot == marker
-        assert is_hold(tag)
+        do(invalidation(2, hold=(nonce(7), 30)))
         assert tuple(do(Commit((fill(SLOT, placeholder(1), value(5)),)))) == (False,)
+        there, tag = fetch(do, SLOT, TOKEN)
+        assert type(parse(there)) is Held
+        assert is_hold(tag)
+        assert do(Begin((Place(SLOT, placeholder(3)),), ((TOKEN, token(3)),), 60, 60)).slots == (there,)
+        claimed = do(Claim(((SLOT, placeholder(4, CLAIM)), (OTHER, placeholder(5, CLAIM))), (), 60, 60))
+        assert claimed.slots == (there, None)
+        do(invalidation(6))
+        do(invalidation(7, release=nonce(8)))
+        assert fetch(do, SLOT, TOKEN) == [there, tag]
+        do(invalidation(9, release=nonce(7)))
+        assert fetch(do, SLOT, TOKEN) == [None, token(9)]
+
+    def test_holds_that_overlap_end_each_for_itself(self, do: Do) -> None:
+        for name in (1, 2, 1):  # the last is what a repeated command does
+            do(invalidation(3, hold=(nonce(name), 30)))
+        do(invalidation(4, release=nonce(1)))
+        there, tag = fetch(do, SLOT, TOKEN)
+        assert type(parse(there)) is Held
+        assert is_hold(tag)
+        do(invalidation(5, release=nonce(2)))
+        assert fetch(do, SLOT, TOKEN) == [None, token(5)]
+
+    def test_a_hold_that_nobody_releases_ends(self, do: Do, wait: Wait) -> None:
+        do(invalidation(1, hold=(nonce(1), 2.0)))
+        do(invalidation(1, hold=(nonce(2), 1.0)))
+        wait(1.5)
+        assert None not in fetch(do, SLOT, TOKEN)
+        wait(1.0)
+        assert fetch(do, SLOT, TOKEN) == [None, None]
+
+    def test_a_hold_drops_the_companions_of_its_slot(self, do: Do) -> None:
+        lock = KEYS.refresh_lock("n:a")
+        do(Lock(lock, nonce(1), 60))
+        do(invalidation(1, hold=(nonce(1), 30)))
+        assert fetch(do, lock) == [None]
+        do(invalidation(2))
+        assert not is_token(fetch(do, TOKEN)[0])
 
     # -- lists
 
     def test_a_scan_finds_what_matches(self, do: Do) -> None:
-        do(Hold(tuple((KEYS.value(f"n:{i}"), value(i)) for i in range(700)), ((TOKEN, token(1)),), 60, 60))
-        do(Hold(((KEYS.value("m:1"), value(1)),), (), 60, 60))
+        do(Claim(tuple((KEYS.value(f"n:{i}"), value(i)) for i in range(700)), ((TOKEN, token(1)),), 60, 60))
+        do(Claim(((KEYS.value("m:1"), value(1)),), (), 60, 60))
         assert len(scanned(do, KEYS.value("n:*"))) == 700
         assert scanned(do, KEYS.value("n:69?")) == [KEYS.value(f"n:69{i}") for i in range(10)]
         assert scanned(do, KEYS.value("none:*")) == []

@@ -36,15 +36,16 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cacheaside.codecs import codec_for
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import (
     Begin,
     Begun,
+    Claim,
     Expect,
     Fetch,
-    Hold,
     Invalidate,
     Load,
     Loaded,
@@ -55,7 +56,20 @@ from cacheaside.engine.commands import (
 )
 from cacheaside.engine.flights import Flight, Flights, Name
 from cacheaside.engine.read import peek
-from cacheaside.entry import HOLD, PLACEHOLDER, Marker, Value, is_hold, is_token, parse, unpack_tags
+from cacheaside.entry import (
+    PLACEHOLDER,
+    SLOT_HELD,
+    TAG_HELD,
+    Held,
+    Marker,
+    Value,
+    holds,
+    is_hold,
+    is_token,
+    pack_holds,
+    parse,
+    unpack_tags,
+)
 from cacheaside.errors import StoreUnavailable
 from cacheaside.keys import RawKeys
 from cacheaside.policy import Policy, make_policy
@@ -85,7 +99,9 @@ class Acknowledge(Struct, frozen=True):
 
 
 class Expire(Struct, frozen=True):
-    """All holds end by themselves."""
+    """The holds of this name end by themselves."""
+
+    name: bytes
 
 
 class Stale(Exception):
@@ -448,13 +464,13 @@ def parts(command: Any) -> tuple[Any, ...]:
             return tuple(Begin((s,), (), lease, ttl) for s in slots) + tuple(
                 Begin((), (t,), lease, ttl) for t in tokens
             )
-        case Hold(slots=slots, tokens=tokens, ttl=hold, token_ttl=ttl):
-            return tuple(Hold((s,), (), hold, ttl) for s in slots) + tuple(
-                Hold((), (t,), hold, ttl) for t in tokens
+        case Claim(slots=slots, tokens=tokens, ttl=lease, token_ttl=ttl):
+            return tuple(Claim((s,), (), lease, ttl) for s in slots) + tuple(
+                Claim((), (t,), lease, ttl) for t in tokens
             )
-        case Invalidate(slots=slots, tokens=tokens, token_ttl=ttl, hold=hold):
-            return tuple(Invalidate((s,), (), ttl, hold) for s in slots) + tuple(
-                Invalidate((), (t,), ttl, hold) for t in tokens
+        case Invalidate(slots=slots, tokens=tokens):
+            return tuple(replace(command, slots=(s,), tokens=()) for s in slots) + tuple(
+                replace(command, slots=(), tokens=(t,)) for t in tokens
             )
     return (command,)
 
@@ -464,7 +480,7 @@ def merge(command: Any, replies: list[Any]) -> Any:
     match command:
         case Fetch():
             return tuple(reply[0] for reply in replies)
-        case Begin() | Hold():
+        case Begin() | Claim():
             slots = tuple(slot for reply in replies for slot in reply.slots)
             return Begun(slots, tuple(token for reply in replies for token in reply.tokens))
     return replies[0]
@@ -547,9 +563,14 @@ class Explorer:
             store.update(self._rows[rows])
             if type(command) is Expire:
                 reply = None
-                for key, (raw, _) in self._rows[rows]:
-                    slot = parse(raw)
-                    if is_hold(raw) or (type(slot) is Marker and slot.kind == HOLD):
+                for key, (raw, end) in self._rows[rows]:
+                    prefix = SLOT_HELD if type(parse(raw)) is Held else TAG_HELD if is_hold(raw) else b""
+                    left = (
+                        [one for one in holds(raw[len(prefix) :]) if one[0] != command.name] if prefix else []
+                    )
+                    if left:
+                        store[key] = (prefix + pack_holds(left), end)
+                    elif prefix:
                         del store[key]
             else:
                 reply = self.store.perform(command)
@@ -841,9 +862,12 @@ def words(raw: bytes) -> str:
         under = ", ".join(map(words, tokens.values()))
         return f"value {slot.payload.hex()} of {who(slot.nonce)} under ({under})"
     if type(slot) is Marker:
-        return f"{'placeholder' if slot.kind == PLACEHOLDER else 'hold'} of {who(slot.nonce)}"
-    if is_token(raw) or is_hold(raw):
-        return f"{'token' if is_token(raw) else 'hold'} of {who(raw[9:])}"
+        return f"{'placeholder' if slot.kind == PLACEHOLDER else 'claim'} of {who(slot.nonce)}"
+    if type(slot) is Held or is_hold(raw):
+        listed = raw[len(SLOT_HELD if type(slot) is Held else TAG_HELD) :]
+        return "held by " + " and ".join(who(name) for name, _ in holds(listed))
+    if is_token(raw):
+        return f"token of {who(raw[9:])}"
     return repr(raw)
 
 

@@ -79,12 +79,13 @@ def mutate(*, dies: bool, keys: tuple[str, ...] = (KEY,), tags: tuple[str, ...] 
     """``with cache.mutating(...):`` around a commit; if the writer dies after it, the holds end."""
 
     def episode(process: Process) -> Steps:
-        yield from invalidate(process.world, process.heard, keys, tags, hold=30.0)
+        name = process.world.nonce()
+        yield from invalidate(process.world, process.heard, keys, tags, hold=(name, 30.0))
         version = yield Write()
         if dies:
-            yield Expire()
+            yield Expire(name)
         else:
-            yield from invalidate(process.world, process.heard, keys, tags)
+            yield from invalidate(process.world, process.heard, keys, tags, release=name)
         yield Acknowledge(version)
 
     return episode
@@ -123,6 +124,12 @@ APART = apart(reader(get, get), reader(get), WRITER, evictions=1)
 BESIDE = beside(reader(get), reader(get), WRITER, evictions=1)
 L1 = together(reader(get), reader(get), WRITER, l1=True)
 HELD = apart(reader(get), reader(get), ("writer", (mutate(dies=True, tags=()),)))
+KEY_DIES, TAG_DIES = mutate(dies=True, tags=()), mutate(dies=True, keys=())
+HELD_PUT = apart(reader(get), ("updater", (update,)), ("writer", (KEY_DIES,)))
+HELD_DROPPED = apart(reader(get), reader(get), ("writer", (TAG_DIES,)), ("other", (by_tag,)))
+HELD_TWICE = apart(
+    reader(get), reader(get), ("writer", (KEY_DIES,)), ("other", (mutate(dies=False, tags=()),))
+)
 FAILOVER = apart(reader(get), reader(get), WRITER, evictions=1, failovers=1)
 LATE = together(reader(get), reader(get), ("writer", (by_late_tag,)), tags=(), late=("late",), witness=True)
 LATE_L1 = together(reader(get), reader(get), ("writer", (by_late_tag,)), tags=(), late=("late",), l1=True)
@@ -146,6 +153,24 @@ EXHAUSTIVE: dict[str, tuple[Scenario, set[str]]] = {
     "a held transaction whose writer dies, by both": (
         apart(reader(get), reader(get), ("writer", (mutate(dies=True),))),
         {"hits_l2", "refused"},
+    ),
+    "a put while a transaction is held whose writer dies": (HELD_PUT, {"hits_l2", "refused"}),
+    "a put under a tag while a transaction is held whose writer dies": (
+        apart(reader(get), ("updater", (update,)), ("writer", (TAG_DIES,))),
+        {"hits_l2", "refused"},
+    ),
+    "an invalidation by key while a transaction is held whose writer dies": (
+        apart(reader(get), reader(get), ("writer", (KEY_DIES,)), ("other", (by_key,))),
+        {"hits_l2", "refused"},
+    ),
+    "an invalidation by tag while a transaction is held whose writer dies": (
+        HELD_DROPPED,
+        {"hits_l2", "waits"},
+    ),
+    "two held transactions that overlap, by key": (HELD_TWICE, {"hits_l2", "refused"}),
+    "two held transactions that overlap, by tag": (
+        apart(reader(get), reader(get), ("writer", (TAG_DIES,)), ("other", (mutate(dies=False, keys=()),))),
+        {"hits_l2", "waits"},
     ),
     "a held transaction and an eviction": (
         apart(reader(get), reader(get), ("writer", (mutate(dies=False),)), evictions=1),

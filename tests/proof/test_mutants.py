@@ -16,7 +16,19 @@ from cacheaside.entry import NONCE, Marker, Value, is_token, pack_tags, unpack_t
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
 from tests.proof.explorer import Explorer, Scenario, Violation, World
-from tests.proof.scenarios import APART, BESIDE, FAILOVER, HELD, L1, LATE, LATE_L1, UPDATE
+from tests.proof.scenarios import (
+    APART,
+    BESIDE,
+    FAILOVER,
+    HELD,
+    HELD_DROPPED,
+    HELD_PUT,
+    HELD_TWICE,
+    L1,
+    LATE,
+    LATE_L1,
+    UPDATE,
+)
 
 Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]
@@ -100,8 +112,37 @@ def incarnation_not_compared(patch: Patch) -> None:
 
 
 def holds_ignored(patch: Patch) -> None:
-    """A hold is replaced like anything else that is of no use."""
-    patch.setattr(look, "HOLD", None)
+    """Holds are replaced like anything else that is of no use."""
+    patch.setattr(look, "Held", None)
+
+
+def holds_dropped(patch: Patch) -> None:
+    """An invalidation drops holds as it drops values."""
+    held = EmbeddedStore._held
+
+    def only_its_own(store: Any, key: str, prefix: bytes, command: Any) -> bool:
+        if command.hold is None:
+            store._rows.pop(key, None)
+        return held(store, key, prefix, command)
+
+    patch.setattr(EmbeddedStore, "_held", only_its_own)
+
+
+def holds_claimed(patch: Patch) -> None:
+    """A put takes the place of a hold."""
+    claim = EmbeddedStore._claim
+
+    def over_anything(store: Any, command: Any) -> Any:
+        for slot, _ in command.slots:
+            store._rows.pop(slot, None)
+        return claim(store, command)
+
+    patch.setattr(EmbeddedStore, "_claim", over_anything)
+
+
+def one_hold_at_a_time(patch: Patch) -> None:
+    """The end of one hold is the end of all."""
+    patch.setattr("cacheaside.stores.embedded.holds", lambda _: [])
 
 
 def update_overwrites(patch: Patch) -> None:
@@ -150,6 +191,9 @@ MUTANTS: list[tuple[Mutant, Scenario]] = [
     (tokens_not_compared, APART),
     (incarnation_not_compared, FAILOVER),
     (holds_ignored, HELD),
+    (holds_dropped, HELD_DROPPED),
+    (holds_claimed, HELD_PUT),
+    (one_hold_at_a_time, HELD_TWICE),
     (update_overwrites, UPDATE),
     (late_tags_unproven, LATE),
     (late_tags_not_checked_in_flights, LATE_L1),

@@ -19,7 +19,7 @@ import pytest
 from msgspec import Struct
 
 from cacheaside import Cache
-from cacheaside.entry import HOLD, PLACEHOLDER, Marker, Value, pack_value, parse
+from cacheaside.entry import CLAIM, PLACEHOLDER, SLOT_HELD, Marker, Value, pack_holds, pack_value, parse
 from cacheaside.testing import Server
 from cacheaside.testing.servers import free_port
 
@@ -200,11 +200,14 @@ def test_an_entry_with_a_flipped_bit_is_never_answered(redis_url, server, caplog
         assert 1 <= len(warnings(caplog)) <= 2
 
 
-@pytest.mark.parametrize("kind", [PLACEHOLDER, HOLD], ids=["placeholder", "hold"])
-def test_a_truncated_marker_is_replaced_at_once(redis_url, server, kind):
+MARKERS = [Marker(kind, b"n" * 12, b"i" * 8, time.time(), b"d" * 8).pack() for kind in (PLACEHOLDER, CLAIM)]
+MARKERS.append(SLOT_HELD + pack_holds([(b"n" * 12, 2_000_000_000_000)]))
+
+
+@pytest.mark.parametrize("marker", MARKERS, ids=["placeholder", "claim", "hold"])
+def test_a_truncated_marker_is_replaced_at_once(redis_url, server, marker):
     with Cache(redis_url) as cache, server.client() as client:
         reader = Reader(cache)
-        marker = Marker(kind, b"n" * 12, b"i" * 8, time.time(), b"d" * 8).pack()
         for length in range(3, len(marker)):
             replace(client, reader, marker[:length])
             assert reader.right()
@@ -215,19 +218,19 @@ def test_a_damaged_entry_hides_no_neighbour_that_came_in_its_place(redis_url, se
     """What a truncated entry is replaced by compare-and-set for must be the very same bytes."""
     with Cache(redis_url) as cache, server.client() as client:
         reader = Reader(cache)
-        hold = Marker(HOLD, b"n" * 12, b"i" * 8, time.time(), b"d" * 8).pack()
-        replace(client, reader, hold[:10])
+        claim = Marker(CLAIM, b"n" * 12, b"i" * 8, time.time(), b"d" * 8).pack()
+        replace(client, reader, claim[:10])
         store: Any = cache.store
         perform = store.perform
 
         def between(command: Any) -> Any:
             if type(command).__name__ == "Begin":
-                replace(client, reader, hold)
+                replace(client, reader, claim)
             return perform(command)
 
         store.perform = between
         assert reader.right()
-        assert client.get(reader.slot) == hold
+        assert client.get(reader.slot) == claim
 
 
 def test_an_entry_of_another_schema_is_a_miss(redis_url, server):

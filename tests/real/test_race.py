@@ -20,6 +20,7 @@ import redis
 from msgspec import Struct
 
 from cacheaside import Cache
+from cacheaside.testing.servers import wait_until
 
 PATIENCE = 10.0
 ID = 7
@@ -329,6 +330,43 @@ async def test_a_writer_that_dies_in_mutating_leaves_misses_and_no_old_row(redis
         for _ in range(3):
             assert (await process.read("function")).version == 2
         assert living.stats()["namespaces"]["posts"]["stored"] == 1
+
+
+@pytest.mark.parametrize("by", ["key", "tag"])
+async def test_nothing_takes_the_hold_of_a_writer_away(redis_url, by):
+    """Puts, invalidations and other blocks come and go while it lives, and it dies after its commit."""
+    table = Table()
+    table.reading.set()
+    async with Cache(redis_url) as dying, Cache(redis_url) as living:
+        process = Process(living, table, asynchronous=True, l1=True)
+        key, tag = f"posts:function:{ID}", f"post:{ID}"
+        what = {"keys": [key]} if by == "key" else {"tags": [tag]}
+        await dying.mutating(**what, hold=30).__aenter__()
+        table.write()
+        async with living.mutating(**what):
+            pass
+        assert await living.ainvalidate(keys=[key], tags=[tag])
+        assert not await living.aset(key, "old", tags=[tag])
+        for _ in range(2):
+            assert (await process.read("function")).version == 2
+        assert living.stats()["namespaces"]["posts"]["stored"] == 0
+
+
+async def test_a_hold_ends_by_the_clock_of_the_server(redis_url, server):
+    """One that is over does not keep the place of one that was released."""
+    with Cache(redis_url) as cache, server.client() as client:
+        cache.invalidate(keys=["n:k"], hold=0.05)
+        block = cache.mutating(keys=["n:k"])
+        block.__enter__()
+        begun = client.time()
+        assert wait_until(lambda: seconds_between(begun, client.time()) > 0.06)
+        assert client.exists(cache.world.keys.value("n:k"))
+        block.__exit__(None, None, None)
+        assert not client.exists(cache.world.keys.value("n:k"))
+
+
+def seconds_between(one: tuple[int, int], other: tuple[int, int]) -> float:
+    return other[0] - one[0] + (other[1] - one[1]) / 1e6
 
 
 # ---------------------------------------------------------------------------- torture

@@ -17,12 +17,12 @@ from cacheaside import Cache
 from cacheaside.engine.commands import (
     Announce,
     Begin,
+    Claim,
     Commit,
     Confirm,
     Fetch,
     Fill,
     Forget,
-    Hold,
     Invalidate,
     Lock,
     Members,
@@ -376,7 +376,7 @@ def inner(clock: FakeClock) -> EmbeddedStore:
     return EmbeddedStore(2**20, clock)
 
 
-HELD = Hold((("k", b"value"),), (), 60, 60)
+HELD = Claim((("k", b"value"),), (), 60, 60)
 
 
 def test_a_failing_store_fails_as_it_is_told(inner: EmbeddedStore) -> None:
@@ -419,7 +419,7 @@ async def test_failures_by_chance_repeat_with_their_seed(inner: EmbeddedStore) -
 def test_a_delaying_store_lets_time_pass_before_the_command(inner: EmbeddedStore, clock: FakeClock) -> None:
     store = DelayingStore(inner, 5, sleep=clock.tick)
     began = clock()
-    store.perform(Hold((("k", b"value"),), (), 6, 6))
+    store.perform(Claim((("k", b"value"),), (), 6, 6))
     assert clock() == began + 5
     assert store.perform(Fetch(("k",))) == [b"value"]
     assert store.perform(Fetch(("k",))) == [None]
@@ -450,7 +450,7 @@ async def test_an_evicting_store_forgets_and_repeats_with_its_seed(clock: FakeCl
         inner = EmbeddedStore(2**20, clock)
         store = EvictingStore(inner, 0.3, seed=seed)
         keys = tuple(f"k{i}" for i in range(100))
-        inner.perform(Hold(tuple((key, b"v") for key in keys), (), 60, 60))
+        inner.perform(Claim(tuple((key, b"v") for key in keys), (), 60, 60))
         found: list[bytes | None] = await store.aperform(Fetch(keys))
         assert found.count(None) == store.evicted
         assert inner.perform(Fetch(keys)) == store.inner.perform(Fetch(keys)) == found
@@ -475,7 +475,7 @@ NAMED: list[tuple[Any, str]] = [
     (Fetch(("a", "b")), "ab"),
     (Begin((Place("a", b""),), (("b", b""),), 1, 1), "ab"),
     (Commit((Fill("a", "x", b"", b"", 1),), (("b", 1.0),), (("x", "x", 1.0),)), "ab"),
-    (Hold((("a", b""),), (("b", b""),), 1, 1), "ab"),
+    (Claim((("a", b""),), (("b", b""),), 1, 1), "ab"),
     (Release("a", b""), "a"),
     (Sweep((("a", b""), ("b", b""))), "ab"),
     (Lock("a", b"", 1), "a"),

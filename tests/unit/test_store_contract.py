@@ -6,8 +6,18 @@ from typing import Any
 
 import pytest
 
-from cacheaside.engine.commands import NOT_A_STRING, Begin, Commit, Fetch, Forget, Hold, Members, Place, Renew
-from cacheaside.entry import HOLD
+from cacheaside.engine.commands import (
+    NOT_A_STRING,
+    Begin,
+    Claim,
+    Commit,
+    Fetch,
+    Forget,
+    Members,
+    Place,
+    Renew,
+)
+from cacheaside.entry import CLAIM
 from cacheaside.stores import embedded
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.redis import RedisStore
@@ -64,7 +74,7 @@ def test_redis_is_told_lives_in_milliseconds_and_never_none(redis_store: Any) ->
     )
     assert 29_000 < client.pttl(SLOT) <= 30_000
     assert 59_000 < client.pttl(TOKEN) <= 60_000
-    redis_store.perform(Hold(((SLOT, placeholder(2, HOLD)),), (), 0.0001, 20))
+    redis_store.perform(Claim(((SLOT, placeholder(2, CLAIM)),), (), 0.0001, 20))
     assert all(client.pttl(key) != -1 for key in client.scan_iter()), "nothing of ours lives for ever"
 
 
@@ -91,16 +101,16 @@ async def test_other_types_and_empty_strings_are_left_alone(redis_store: Any) ->
 def test_the_embedded_store_is_bounded_and_drops_what_was_used_longest_ago(clock: Any) -> None:
     store = EmbeddedStore(10 * 1256, clock)
     for i in range(10):
-        store.perform(Hold(((f"k{i}", b"x" * 1000),), (), 60, 60))
+        store.perform(Claim(((f"k{i}", b"x" * 1000),), (), 60, 60))
     store.perform(Fetch(("k0",)))
-    store.perform(Hold((("new", b"x" * 1000),), (), 60, 60))
+    store.perform(Claim((("new", b"x" * 1000),), (), 60, 60))
     there = store.perform(Fetch(tuple(f"k{i}" for i in range(10))))
     assert [i for i, raw in enumerate(there) if raw is None] == [1]
 
 
 def test_a_value_larger_than_the_embedded_store_leaves_its_slot_empty(clock: Any) -> None:
     store = EmbeddedStore(2000, clock)
-    store.perform(Hold(((SLOT, placeholder(1)),), (), 60, 60))
+    store.perform(Claim(((SLOT, placeholder(1)),), (), 60, 60))
     store.perform(Commit((fill(SLOT, placeholder(1), value(1, b"x" * 5000)),)))
     assert store.perform(Fetch((SLOT,))) == [None]
 

@@ -511,6 +511,52 @@ async def test_the_hold_of_a_writer_that_died_ends_by_itself(cache: Cache, clock
     assert len(loads) == 3
 
 
+async def test_nothing_is_put_while_a_block_holds_the_key(any_cache: Cache, paint: Any, ask: Any) -> None:
+    """Neither from inside nor from elsewhere; what the block has written is there after it."""
+
+    @any_cache.cached(ns="n", key="k", tags=["t"])
+    @paint
+    def find() -> str:
+        return "loaded"
+
+    @any_cache.updates(ns="n", key="k")
+    @paint
+    def update() -> str:
+        return "updated"
+
+    for what in ({"keys": ["n:k"]}, {"tags": ["t"]}):
+        with any_cache.mutating(**what):
+            assert await ask(find.put("put")) is False
+            if "keys" in what:
+                assert any_cache.set("n:k", "set") is False
+                assert await ask(update()) == "updated"
+            assert await ask(find.peek()) is MISSING
+            assert await ask(find()) == "loaded"
+            assert await ask(find.peek()) is MISSING
+        assert await ask(find()) == await ask(find.peek()) == "loaded"
+
+
+@pytest.mark.parametrize("what", [{"keys": ["n:k"]}, {"tags": ["t"]}], ids=["key", "tag"])
+async def test_blocks_that_overlap_hold_each_for_itself(any_cache: Cache, what: Any) -> None:
+    """The end of one, an invalidation and a clear leave the other's hold standing."""
+
+    @any_cache.cached(ns="n", key="k", tags=["t"])
+    def find() -> int:
+        return 1
+
+    first, second = any_cache.mutating(**what), any_cache.mutating(**what)
+    first.__enter__()
+    second.__enter__()
+    second.__exit__(None, None, None)
+    any_cache.invalidate(**what)
+    any_cache.clear("n")
+    find()
+    assert find.peek() is MISSING
+    first.__exit__(None, None, None)
+    find()
+    assert find.peek() == 1
+
+
 # ---------------------------------------------------------------------------- bypass and refreshing
 
 
