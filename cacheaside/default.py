@@ -9,14 +9,28 @@ from typing import Any, Final, Unpack
 from cacheaside.cache import Cache
 from cacheaside.decorators import cached_decorator
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator, as_made_by
+from cacheaside.fork import renew_after_fork
 from cacheaside.many import cached_many_decorator
 from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
 from cacheaside.writers import invalidates_decorator, updates_decorator
 
-_lock: Final = threading.Lock()
 _cache: Cache | None = None
 
 SCOPE: Final = "default"
+
+
+class _Turn:
+    """Whose turn it is to change the default cache."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self.lock = threading.Lock()
+
+
+_turn: Final = _Turn()
 
 
 def default_cache() -> Cache:
@@ -24,7 +38,7 @@ def default_cache() -> Cache:
     global _cache
     cache = _cache
     if cache is None:
-        with _lock:
+        with _turn.lock:
             if _cache is None:
                 _cache = Cache()
             cache = _cache
@@ -42,7 +56,7 @@ def configure(url: str | Cache | None = None, **settings: Any) -> Cache:
     if isinstance(url, Cache) and settings:
         raise TypeError(f"a ready Cache takes no settings: {', '.join(settings)}")
     cache = url if isinstance(url, Cache) else Cache(url, **settings)
-    with _lock:
+    with _turn.lock:
         old, _cache = _cache, cache
     if old is not None:
         for plan in list(old.bound_here):

@@ -21,6 +21,7 @@ from cacheaside.engine.commands import Flow
 from cacheaside.engine.read import alone, peek, read, read_only
 from cacheaside.engine.write import put
 from cacheaside.errors import CacheasideError
+from cacheaside.fork import renew_after_fork
 from cacheaside.keys import KeyCode, Kind, Signature, Tags, compile_key, compile_tags
 from cacheaside.missing import MISSING
 from cacheaside.options import Options
@@ -66,7 +67,8 @@ class Plan:
         self.ns = ns
         self.source = source
         self.default = source.__name__ == "default_cache"
-        self.lock = threading.Lock()
+        self.after_fork()
+        renew_after_fork(self)
         self._options = options
         self._bound: tuple[Cache, Site] | None = None
         self.on_unbind: Callable[[], object] = lambda: None
@@ -75,6 +77,9 @@ class Plan:
         # A name in an annotation may not be defined yet: `-> "Post"` in the body of class Post.
         with contextlib.suppress(Undefined):
             self._codec = self._make_codec()
+
+    def after_fork(self) -> None:
+        self.lock = threading.Lock()
 
     @property
     def codec(self) -> ValueCodec:

@@ -31,7 +31,8 @@ T = TypeVar("T")
 WORKERS = 16
 """Threads for background refreshes of sync functions."""
 WAITING = 1000
-"""Refreshes that wait for a thread; what comes when there are so many is left to a later call."""
+"""Refreshes that wait for a thread, or run as tasks; what comes when there are so many is left to a later
+call."""
 IDLE = 30.0
 """Seconds after which a thread without work ends: a cache that nobody closed leaves none behind."""
 CLOSE_WITHIN = 5.0
@@ -218,8 +219,11 @@ class Driver:
             asyncio.get_running_loop()
         except RuntimeError:  # it has ended, and everything on it
             flow.close()
-        else:
+            return
+        if len(self._tasks) < WAITING:
             self._task(self.arun(flow, store))
+        else:
+            flow.close()
 
     def _task(self, work: Awaitable[Any]) -> None:
         async def behind() -> None:

@@ -8,7 +8,7 @@ show that none of them was invalidated since the load began.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cacheaside.engine.call import Call, Site
@@ -147,8 +147,12 @@ def prepare(
     cost: float,
     expected: bytes,
     seen: Seen,
+    proven: Mapping[str, bytes] | None = None,
 ) -> Flow[Ready | None]:
-    """The value that may replace what opens with ``expected``; None when it must not be stored."""
+    """The value that may replace what opens with ``expected``; None when it must not be stored.
+
+    ``proven`` are the late tags that have been proven already, for a whole batch.
+    """
     world, policy, counts = site.world, site.policy, site.counts
     if payload is None or not call.store or not (policy.cache_if is None or policy.cache_if(result)):
         return None
@@ -163,11 +167,12 @@ def prepare(
     names = call.late_tags(result)
     late = b""
     if names:
-        proven = yield from prove(site, call, names, ttl)
         if proven is None:
+            proven = yield from prove(site, names, call.since)
+        if not all(name in proven for name in names):
             counts.late_unproven += 1
             return None
-        late = proven
+        late = pack_tags(names, [proven[name] for name in names])
         site.remember_late(call.key, names)
     now = world.clock()
     soft, hard = now + ttl, now + ttl + policy.kept
@@ -212,26 +217,28 @@ def incarnation_of(expected: bytes) -> bytes:
     return expected[16:24]
 
 
-def prove(site: Site, call: Call, names: tuple[str, ...], ttl: float) -> Flow[bytes | None]:
-    """The late tags with their tokens, if none was invalidated since the load began; else None.
+def prove(site: Site, names: tuple[str, ...], since: int) -> Flow[dict[str, bytes]]:
+    """The tokens of those late tags that were not invalidated since the load began.
 
-    Their tokens are read after the load and so prove nothing by themselves: only a process that has
-    heard of every invalidation since then can tell.
+    They are read after the load and so prove nothing by themselves: only a process that has heard of every
+    invalidation since then can tell.
     """
-    world = site.world
-    if site.witness is None:
-        return None
+    world, policy = site.world, site.policy
+    if site.witness is None or not names:
+        return {}
     incarnation = world.incarnation()
     begun: Begun = yield Begin(
         (),
         tuple((world.keys.token(n), new_token(incarnation, world.nonce())) for n in names),
         0.0,
-        token_ttl(ttl, site.policy.kept),
+        token_ttl(policy.ttl, policy.kept),
     )
     # Asked after the tokens were read: what had rotated them by then will have been heard.
-    if not (yield from unmarked(site, names, call.since)) or not all(map(is_token, begun.tokens)):
-        return None
-    return pack_tags(names, begun.tokens)
+    heard: bool = yield Confirm(CONFIRM)
+    if not heard:
+        return {}
+    read = zip(names, begun.tokens, strict=True)
+    return {name: t for name, t in read if is_token(t) and site.witness.unmarked((name,), since)}
 
 
 def unmarked(site: Site, names: tuple[str, ...], since: int) -> Flow[bool]:

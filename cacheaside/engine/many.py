@@ -12,7 +12,7 @@ from typing import Any
 
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Begin, Begun, Fetch, Flow, Load, Place, Renew, Sleep, Spawn, Sweep
-from cacheaside.engine.fill import Ready, attempt, commit, encode, land, prepare, token_ttl
+from cacheaside.engine.fill import Ready, attempt, commit, encode, land, prepare, prove, token_ttl
 from cacheaside.engine.flights import Flight, Landed
 from cacheaside.engine.look import Seen, Verdict, flight_name, head_of, judge, open_value, undecodable
 from cacheaside.engine.read import POLL_FIRST, POLL_LAST, hit, patience
@@ -225,8 +225,7 @@ def load_many(
     cost = world.clock() - start
     counts.load_seconds += cost
     counts.misses += len(wanted)
-    ready: list[Ready] = []
-    unstored: list[Item] = []
+    storing: list[tuple[Item, bytes, bytes | None]] = []
     for item, result in zip(wanted, loaded.value, strict=True):
         item.answer(result)
         expected = item.placeholder if item.flight is not None else b""
@@ -238,7 +237,26 @@ def load_many(
         payload = encode(site, item.call, result)
         if payload is not None and item.flight is not None:
             land(site, item.call, item.flight, payload, result)
-        one = yield from prepare(site, item.call, result, payload, start, cost, expected, item.seen)
+        storing.append((item, expected, payload))
+    yield from store_many(site, led, storing, start, cost)
+
+
+def store_many(
+    site: Site,
+    led: Sequence[Item],
+    storing: list[tuple[Item, bytes, bytes | None]],
+    start: float,
+    cost: float,
+) -> Flow[None]:
+    """Store what may be stored, in one commit; late tags are proven for all of them at once."""
+    late = tuple(dict.fromkeys(name for i, _, _ in storing for name in i.call.late_tags(i.result)))
+    proven = yield from prove(site, late, storing[0][0].call.since if storing else 0)
+    ready: list[Ready] = []
+    unstored: list[Item] = []
+    for item, expected, payload in storing:
+        one = yield from prepare(
+            site, item.call, item.result, payload, start, cost, expected, item.seen, proven
+        )
         if one is not None:
             ready.append(one)
         elif item.flight is not None:
@@ -249,7 +267,7 @@ def load_many(
         try:
             yield from commit(site, ready)
         except StoreUnavailable:
-            counts.unavailable += 1
+            site.counts.unavailable += 1
         else:
             for item in led:
                 item.ours = False

@@ -387,3 +387,26 @@ def test_a_soft_timeout_of_a_batch_is_refused(cache: Cache) -> None:
     """It would be ignored: a batch has no stale value to give while it loads on."""
     with pytest.raises(ConfigError, match="load_timeout of cached_many has no soft part"):
         cache.cached_many(ns="n", key="{id}", load_timeout=(0.1, 1))
+
+
+def test_late_tags_of_a_batch_are_proven_together(cache: Cache) -> None:
+    """However many items there are: one command that reads their tokens, one heartbeat."""
+    asked: list[str] = []
+    perform = cache.store.perform
+
+    def counting(command: Any) -> Any:
+        asked.append(type(command).__name__)
+        return perform(command)
+
+    @cache.cached_many(ns="n", key="{id}", tags=["author:{result}"])
+    def find(ids: list[int]) -> dict[int, int]:
+        return {id: id % 3 for id in ids}
+
+    cache.store.perform = counting  # type: ignore[method-assign]
+    try:
+        find(list(range(20)))
+    finally:
+        del cache.store.perform
+    assert asked == ["Fetch", "Begin", "Begin", "Confirm", "Commit"]
+    cache.invalidate(tags=["author:1"])
+    assert [find.peek(id) for id in (0, 1, 2)] == [0, MISSING, 2]

@@ -303,6 +303,28 @@ async def test_aclose_ends_background_tasks_of_its_loop(clock: Any) -> None:
     assert cancelled == [1]
 
 
+async def test_background_refreshes_of_a_loop_are_bounded(cache: Cache, clock: Any, monkeypatch: Any) -> None:
+    """What comes when too many run is left to a later call; its caller has the stale value."""
+    monkeypatch.setattr("cacheaside.engine.drive.WAITING", 3)
+    running, go_on = [0], asyncio.Event()
+
+    @cache.cached(ns="n", key="{a}", ttl=10, stale_while_revalidate=60, refresh="background", l1=False)
+    async def f(a: int) -> int:
+        if clock() > began:
+            running[0] += 1
+            await go_on.wait()
+        return a
+
+    began = clock()
+    for a in range(6):
+        await f(a)
+    clock.tick(15)
+    assert [await f(a) for a in range(6)] == [0, 1, 2, 3, 4, 5]
+    await asyncio.sleep(0)
+    assert running == [3]
+    go_on.set()
+
+
 def test_a_failed_background_refresh_is_logged_and_the_value_stays(clock: Any, caplog: Any) -> None:
     cache = Cache("embedded://", clock=clock)
     calls: list[int] = []
