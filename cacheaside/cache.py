@@ -24,6 +24,7 @@ from cacheaside.errors import ConfigError
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
 from cacheaside.keys import RawKeys, check_namespace
 from cacheaside.many import cached_many_decorator
+from cacheaside.metrics import observe
 from cacheaside.names import key_names, tag_names
 from cacheaside.operations import Operations
 from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
@@ -34,6 +35,7 @@ from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
 from cacheaside.stores.redis import RedisStore
 from cacheaside.stores.s3fifo import S3FIFOCache
+from cacheaside.telemetry import Telemetry
 from cacheaside.transactions import Mutating, Transaction
 from cacheaside.urls import Endpoint, parse_url
 from cacheaside.world import ProcessWorld
@@ -75,6 +77,7 @@ class Cache(Operations):
             unacknowledged.
         on_unacknowledged: what an invalidation does then: ``"return"`` a receipt that is false, or
             ``"raise"`` InvalidationNotAcknowledged.
+        trace_keys: whether spans carry the keys of calls, which hold what users passed.
         clock: seconds since the epoch, for tests.
         store: a store of one's own in the place of Redis.
 
@@ -99,6 +102,7 @@ class Cache(Operations):
         reclaim_every: Seconds | None = 60,
         invalidation_timeout: Seconds = 2,
         on_unacknowledged: str = "return",
+        trace_keys: bool = False,
         clock: Callable[[], float] = time.time,
         store: Store | None = None,
     ) -> None:
@@ -124,7 +128,8 @@ class Cache(Operations):
         self.ttl_default = seconds("ttl", ttl)
         self.invalidation_timeout = seconds("invalidation_timeout", invalidation_timeout)
         self.raise_unacknowledged = on_unacknowledged == "raise"
-        self.driver = Driver()
+        self.telemetry = Telemetry(keys=trace_keys)
+        self.driver = Driver(spans=self.telemetry)
         self.endpoint = endpoint_of(url) if store is None else None
         self.world = ProcessWorld(
             RawKeys(prefix),
@@ -166,6 +171,7 @@ class Cache(Operations):
         self._mode: ContextVar[Mode | None] = ContextVar(f"cacheaside_mode_{id(self)}", default=None)
         self._direct: dict[float, Site] = {}
         self._direct_counts = Counts()
+        observe(self)
         self.untyped = codec_for(NO_ANNOTATION)
         self.codecs[self.untyped.schema] = self.untyped
 

@@ -16,13 +16,14 @@ import wrapt
 
 from cacheaside.codecs import NO_ANNOTATION
 from cacheaside.decorators import ByName, ByReceiver, claim, shape_of, unwrap_kind
-from cacheaside.engine.call import Call
+from cacheaside.engine.call import Call, Site
 from cacheaside.engine.many import read_many
 from cacheaside.errors import CodecError, ConfigError
 from cacheaside.faces import ManyDecorator
 from cacheaside.keys import Kind, Signature, check_namespace
 from cacheaside.options import ManyOptions, Options
 from cacheaside.plan import Plan, result_codec
+from cacheaside.telemetry import NAMESPACE, Attributes
 from cacheaside.templates import compile_function
 from cacheaside.writers import rebound, whole_args
 
@@ -171,14 +172,15 @@ class Batch:
         flow = read_many(site, [calls[n] for n in rest], load, forced=forced or cache.mode == "refresh")
         if self.plan.is_async:
             return self.arun(cache, site, flow, wanted, found, rest)
-        return answered(
-            wanted, found | dict(zip(rest, cache.driver.run(flow, cache.store_of(site)), strict=True))
-        )
+        with cache.telemetry.operation("read_many", about(site, rest)):
+            results = cache.driver.run(flow, cache.store_of(site))
+        return answered(wanted, found | dict(zip(rest, results, strict=True)))
 
     async def arun(
         self, cache: Cache, site: Any, flow: Any, wanted: list[Any], found: dict[int, Any], rest: list[int]
     ) -> Any:
-        results = await cache.driver.arun(flow, cache.store_of(site))
+        with cache.telemetry.operation("read_many", about(site, rest)):
+            results = await cache.driver.arun(flow, cache.store_of(site))
         return answered(wanted, found | dict(zip(rest, results, strict=True)))
 
     def listed(self, given: Any) -> list[Any]:
@@ -218,6 +220,10 @@ class Batch:
             return picked(await self.fn(*args, **kwargs))
 
         return Call("", (), aload if self.plan.is_async else lambda: picked(self.fn(*args, **kwargs)))
+
+
+def about(site: Site, rest: list[int]) -> Attributes:
+    return {NAMESPACE: site.policy.ns, "cacheaside.keys": len(rest)}
 
 
 def answered(wanted: Sequence[Any], found: dict[int, Any]) -> dict[Any, Any]:

@@ -27,6 +27,7 @@ from cacheaside.policy import Seconds, make_policy, seconds
 from cacheaside.reclaim import Reclaimer
 from cacheaside.stats import Counts
 from cacheaside.stores.memory import NearCache
+from cacheaside.telemetry import Telemetry
 from cacheaside.transactions import Transaction, collecting
 from cacheaside.world import ProcessWorld
 
@@ -44,6 +45,7 @@ class Operations:
     """The direct operations; ``Cache`` inherits them, and brings what they work with."""
 
     world: ProcessWorld
+    telemetry: Telemetry
     driver: Driver
     store: Store
     near: NearCache | None
@@ -56,6 +58,7 @@ class Operations:
     ttl_default: float
     invalidation_timeout: float
     raise_unacknowledged: bool
+    invalidations = 0
     unacknowledged = 0
     _direct: dict[float, Site]
     _direct_counts: Counts
@@ -64,17 +67,17 @@ class Operations:
 
     def get(self, key: str, default: Any = MISSING) -> Any:
         """The value of ``key``, or ``default`` when there is no fresh one. A cached None is None."""
-        return self.run(self._get((check_key(key),), default))[key]
+        return self.run(self._get((check_key(key),), default), "get")[key]
 
     async def aget(self, key: str, default: Any = MISSING) -> Any:
-        return (await self.arun(self._get((check_key(key),), default)))[key]
+        return (await self.arun(self._get((check_key(key),), default), "get"))[key]
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The fresh values among ``keys``; what is missing is left out."""
-        return self.run(self._get_many(keys))
+        return self.run(self._get_many(keys), "get_many")
 
     async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        return await self.arun(self._get_many(keys))
+        return await self.arun(self._get_many(keys), "get_many")
 
     def exists(self, key: str) -> bool:
         """Whether ``key`` has a fresh value."""
@@ -85,10 +88,10 @@ class Operations:
 
     def ttl(self, key: str) -> float | None:
         """Seconds that the value of ``key`` stays fresh; None when there is none."""
-        return self.run(self._ttl(check_key(key)))
+        return self.run(self._ttl(check_key(key)), "ttl")
 
     async def attl(self, key: str) -> float | None:
-        return await self.arun(self._ttl(check_key(key)))
+        return await self.arun(self._ttl(check_key(key)), "ttl")
 
     def get_or_load(
         self,
@@ -100,7 +103,7 @@ class Operations:
     ) -> T:
         """The value of ``key``; when there is none, what ``load()`` returns, stored under ``tags``."""
         site, call = self._direct_call(key, load, ttl, tags)
-        value: T = self.run(self._reading(site, call))
+        value: T = self.run(self._reading(site, call), "get_or_load")
         return value
 
     async def aget_or_load(
@@ -113,18 +116,18 @@ class Operations:
     ) -> T:
         """``get_or_load`` with an async ``load``."""
         site, call = self._direct_call(key, load, ttl, tags)
-        return await self.arun(self._reading(site, call))
+        return await self.arun(self._reading(site, call), "get_or_load")
 
     # -- writing
 
     def set(self, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()) -> bool:
         """Store a value for ``ttl`` seconds (default: the cache's); False if it was not stored."""
-        return all(self.run(self._set({key: value}, ttl, tags)))
+        return all(self.run(self._set({key: value}, ttl, tags), "set"))
 
     async def aset(
         self, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()
     ) -> bool:
-        return all(await self.arun(self._set({key: value}, ttl, tags)))
+        return all(await self.arun(self._set({key: value}, ttl, tags), "set"))
 
     def set_many(
         self,
@@ -134,7 +137,7 @@ class Operations:
         tags: Iterable[str] = (),
     ) -> bool:
         """Store several values, each with its ttl from the start; False unless all were stored."""
-        return all(self.run(self._set(values, ttl, tags)))
+        return all(self.run(self._set(values, ttl, tags), "set_many"))
 
     async def aset_many(
         self,
@@ -143,14 +146,14 @@ class Operations:
         ttl: Seconds | None = None,
         tags: Iterable[str] = (),
     ) -> bool:
-        return all(await self.arun(self._set(values, ttl, tags)))
+        return all(await self.arun(self._set(values, ttl, tags), "set_many"))
 
     def expire(self, key: str, ttl: Seconds) -> bool:
         """Give the value of ``key`` another ttl from now; False when there is none to give it to."""
-        return self.run(self._expire(check_key(key), seconds("ttl", ttl)))
+        return self.run(self._expire(check_key(key), seconds("ttl", ttl)), "expire")
 
     async def aexpire(self, key: str, ttl: Seconds) -> bool:
-        return await self.arun(self._expire(check_key(key), seconds("ttl", ttl)))
+        return await self.arun(self._expire(check_key(key), seconds("ttl", ttl)), "expire")
 
     def delete(self, *keys: str) -> Receipt:
         """Drop keys; the same as ``invalidate(keys=keys)``."""
@@ -209,7 +212,10 @@ class Operations:
     ) -> Receipt:
         """``invalidate`` that no transaction defers; may begin or end a hold by its name."""
         self.reclaimer.note(tags)
-        return self._acknowledge(self.run(self._invalidation(keys, tags, hold, release, barrier)))
+        with self.telemetry.invalidation(len(keys), len(tags)) as note:
+            flow = self._invalidation(keys, tags, hold, release, barrier)
+            receipt = note(self.driver.run(flow, self.store))
+        return self._acknowledge(receipt)
 
     async def ainvalidate_now(
         self,
@@ -221,7 +227,10 @@ class Operations:
         barrier: bool = False,
     ) -> Receipt:
         self.reclaimer.note(tags)
-        return self._acknowledge(await self.arun(self._invalidation(keys, tags, hold, release, barrier)))
+        with self.telemetry.invalidation(len(keys), len(tags)) as note:
+            flow = self._invalidation(keys, tags, hold, release, barrier)
+            receipt = note(await self.driver.arun(flow, self.store))
+        return self._acknowledge(receipt)
 
     def _named(self, hold: Seconds | None) -> Named | None:
         """A hold that nobody ends before its time."""
@@ -233,17 +242,17 @@ class Operations:
         Walks the key space with SCAN in batches, never KEYS. Tags do the same in one step: prefer them.
         ``progress`` is told the count after each batch.
         """
-        return self.run(self._delete_matching(pattern, progress))
+        return self.run(self._delete_matching(pattern, progress), "delete_matching")
 
     async def adelete_matching(self, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
-        return await self.arun(self._delete_matching(pattern, progress))
+        return await self.arun(self._delete_matching(pattern, progress), "delete_matching")
 
     def clear(self, ns: str | None = None) -> int:
         """Drop everything of a namespace, or of the whole prefix; how many keys."""
-        return self.run(self._delete_matching(everything(ns), None))
+        return self.run(self._delete_matching(everything(ns), None), "clear")
 
     async def aclear(self, ns: str | None = None) -> int:
-        return await self.arun(self._delete_matching(everything(ns), None))
+        return await self.arun(self._delete_matching(everything(ns), None), "clear")
 
     def collecting(self) -> Transaction | None:
         """The transaction of this context, if it is one of this cache."""
@@ -256,17 +265,17 @@ class Operations:
 
     def tag_keys(self, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
         """Keys that were stored under ``tag``, the first to expire first. For people: it may lag."""
-        return self.run(self._members(tag, start, count))
+        return self.run(self._members(tag, start, count), "tag_keys")
 
     async def atag_keys(self, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
-        return await self.arun(self._members(tag, start, count))
+        return await self.arun(self._members(tag, start, count), "tag_keys")
 
     def explain(self, key: str) -> str:
         """In words: which tier holds ``key``, how old it is, its tags, and why a read would hit or miss."""
-        return self.run(self._explain(check_key(key)))
+        return self.run(self._explain(check_key(key)), "explain")
 
     async def aexplain(self, key: str) -> str:
-        return await self.arun(self._explain(check_key(key)))
+        return await self.arun(self._explain(check_key(key)), "explain")
 
     def stats(self) -> dict[str, Any]:
         """Counters of this process, by namespace, and the state of L1."""
@@ -283,19 +292,25 @@ class Operations:
                 "evictions": near.evictions if near else 0,
             },
             "flights": len(self.world.flights),
+            "invalidations": self.invalidations,
             "unacknowledged": self.unacknowledged,
             "bad_data": {f"{ns}: {reason}": n for (ns, reason), n in self.world.troubles.items()},
         }
 
     # -- the flows
 
-    def run(self, flow: Flow[T]) -> T:
-        """Drive a flow over this cache's store; raises StoreUnavailable when the flow lets it through."""
-        return self.driver.run(flow, self.store)
+    def run(self, flow: Flow[T], name: str = "run") -> T:
+        """Drive a flow over this cache's store; raises StoreUnavailable when the flow lets it through.
 
-    async def arun(self, flow: Flow[T]) -> T:
+        ``name`` is that of its span.
+        """
+        with self.telemetry.operation(name):
+            return self.driver.run(flow, self.store)
+
+    async def arun(self, flow: Flow[T], name: str = "run") -> T:
         """``run`` on the running event loop."""
-        return await self.driver.arun(flow, self.store)
+        with self.telemetry.operation(name):
+            return await self.driver.arun(flow, self.store)
 
     def _direct_site(self, ttl: Seconds | None) -> Site:
         """The call site of direct operations with this ttl; entries of it are untyped."""
@@ -394,6 +409,7 @@ class Operations:
         return receipt
 
     def _acknowledge(self, receipt: Receipt) -> Receipt:
+        self.invalidations += len(receipt.keys) + len(receipt.tags)
         if receipt.acknowledged:
             return receipt
         self.unacknowledged += 1
@@ -444,10 +460,10 @@ class Operations:
 
         They are never served again either way; without this they stay until their ttl.
         """
-        return self.run(reclaim(self.world, tag_name(tag)))
+        return self.run(reclaim(self.world, tag_name(tag)), "reclaim")
 
     async def areclaim(self, tag: str) -> int:
-        return await self.arun(reclaim(self.world, tag_name(tag)))
+        return await self.arun(reclaim(self.world, tag_name(tag)), "reclaim")
 
     def _explain(self, key: str) -> Flow[str]:
         now = self.world.clock()

@@ -12,7 +12,8 @@ import contextlib
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from cacheaside.codecs import Undefined, ValueCodec, codec_for, return_annotation
@@ -26,6 +27,7 @@ from cacheaside.keys import KeyCode, Kind, Signature, Tags, compile_key, compile
 from cacheaside.missing import MISSING
 from cacheaside.options import Options
 from cacheaside.policy import Policy, make_policy
+from cacheaside.telemetry import tracer
 from cacheaside.templates import compile_function
 
 if TYPE_CHECKING:
@@ -139,17 +141,25 @@ class Plan:
         call = self.call(args, kwargs, forced=mode == "refresh")
         if mode == "bypass" or (transaction is not None and (transaction.dirty or call.forced)):
             site.counts.bypassed += 1
-            return self.drive(cache, site, alone(site, call))
+            call.outcome = "bypass"
+            return self.drive(cache, site, alone(site, call), call, "read")
         if mode is None and site.near is not None:
             entry = site.near.get(call.key, site.world.tick())
             if entry is not None:
                 site.counts.hits_l1 += 1
                 return self.finished(self.open(site, entry.value))
-        return self.drive(cache, site, (read if transaction is None else read_only)(site, call))
+        return self.drive(cache, site, (read if transaction is None else read_only)(site, call), call, "read")
 
-    def drive(self, cache: Cache, site: Site, flow: Flow[Any]) -> Any:
-        run = cache.driver.arun if self.is_async else cache.driver.run
-        return run(flow, cache.store_of(site))
+    def drive(self, cache: Cache, site: Site, flow: Flow[Any], call: Call, name: str) -> Any:
+        """Run a flow about one call; ``name`` is its span's, if anybody traces."""
+        driver, store = cache.driver, cache.store_of(site)
+        if tracer() is None:
+            return (driver.arun if self.is_async else driver.run)(flow, store)
+        span = cache.telemetry.call(name, site, call)
+        if self.is_async:
+            return within(span, driver.arun(flow, store))
+        with span:
+            return driver.run(flow, store)
 
     def open(self, site: Site, kept: Any) -> Any:
         return kept if kept is None or site.codec.shareable else site.codec.decode(kept)
@@ -174,7 +184,7 @@ class Plan:
         transaction = cache.collecting()
         if transaction is not None:
             transaction.add((call.key,), ())
-        return self.drive(cache, site, (read if transaction is None else alone)(site, call))
+        return self.drive(cache, site, (read if transaction is None else alone)(site, call), call, "refresh")
 
     def peek(self, bound: tuple[Any, ...], *args: Any, **kwargs: Any) -> Any:
         cache, site = self.bound()
@@ -183,7 +193,7 @@ class Plan:
             entry = site.near.get(call.key, site.world.tick())
             if entry is not None:
                 return self.finished(self.open(site, entry.value))
-        return self.drive(cache, site, peek(site, call, MISSING))
+        return self.drive(cache, site, peek(site, call, MISSING), call, "peek")
 
     def invalidate(self, bound: tuple[Any, ...], *args: Any, **kwargs: Any) -> Any:
         cache, _ = self.bound()
@@ -204,7 +214,7 @@ class Plan:
         def store() -> Flow[bool]:
             return (yield from put(site, call, cache.invalidation_timeout))[1]
 
-        return self.drive(cache, site, store())
+        return self.drive(cache, site, store(), call, "put")
 
     def warm(self, bound: tuple[Any, ...], calls: Iterable[Any], /) -> Any:
         made = [as_arguments(one) for one in calls]
@@ -275,6 +285,11 @@ class Plan:
 
 async def finished(value: Any) -> Any:
     return value
+
+
+async def within(span: AbstractContextManager[Any], work: Awaitable[Any]) -> Any:
+    with span:
+        return await work
 
 
 def as_arguments(one: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

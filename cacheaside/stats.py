@@ -7,6 +7,7 @@ class Counts:
     """Counters of one namespace. Not locked: a race may lose a count, never a value."""
 
     __slots__ = (
+        "alone",
         "bad_data",
         "bypassed",
         "coalesced",
@@ -20,11 +21,13 @@ class Counts:
         "loads",
         "misses",
         "refused",
+        "saved_seconds",
         "stale",
         "stored",
         "too_large",
         "unavailable",
         "unencodable",
+        "wait_seconds",
         "waits",
     )
 
@@ -32,6 +35,7 @@ class Counts:
         for name in self.__slots__:
             setattr(self, name, 0)
 
+    alone: int
     bad_data: int
     bypassed: int
     coalesced: int
@@ -45,11 +49,13 @@ class Counts:
     loads: int
     misses: int
     refused: int
+    saved_seconds: float
     stale: int
     stored: int
     too_large: int
     unavailable: int
     unencodable: int
+    wait_seconds: float
     waits: int
 
     def snapshot(self) -> dict[str, float]:

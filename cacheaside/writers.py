@@ -164,7 +164,7 @@ def updates_decorator(
             def flow() -> Any:
                 return (yield from put(site, call, cache.invalidation_timeout))[0]
 
-            return plan.drive(cache, site, flow())
+            return plan.drive(cache, site, flow(), call, "update")
 
         return Writer(rebound(fn, kind), run)
 

@@ -106,12 +106,14 @@ class Call:
         "keys",
         "late",
         "load",
+        "outcome",
         "over",
         "parent",
         "since",
         "store",
         "tags",
         "wait_until",
+        "waited",
     )
 
     def __init__(
@@ -130,8 +132,11 @@ class Call:
         self.load = load
         self.late = late
         self.forced = forced
+        self.outcome = ""
+        """How it was answered: hit, stale, miss, coalesced or bypass; for telemetry."""
         self.since = 0
         self.wait_until: float | None = None
+        self.waited = 0.0
         self.over = False
         call = self.parent = running(current.get())
         while call is not None:  # or a function that schedules its own next call makes an ever longer chain

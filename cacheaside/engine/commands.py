@@ -229,9 +229,10 @@ class Sleep(Struct, frozen=True):
 
 
 class Spawn(Struct, frozen=True):
-    """Run another flow beside this one; nobody waits for it."""
+    """Run another flow beside this one; nobody waits for it. ``name`` is what a trace calls it."""
 
     flow: Generator[Any, Any, Any]
+    name: str = ""
 
 
 Command = (

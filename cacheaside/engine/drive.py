@@ -15,12 +15,24 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_futures
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 
 from cacheaside.engine.call import Call, current
-from cacheaside.engine.commands import Await, Expect, Flow, Load, Loaded, Pending, Renew, Sleep, Spawn, Wait
+from cacheaside.engine.commands import (
+    Await,
+    Commit,
+    Expect,
+    Flow,
+    Load,
+    Loaded,
+    Pending,
+    Renew,
+    Sleep,
+    Spawn,
+    Wait,
+)
 from cacheaside.errors import CacheasideError, LoadTimeout
 from cacheaside.fork import renew_after_fork
 
@@ -46,11 +58,37 @@ class Store(Protocol):
     async def aperform(self, command: Any) -> Any: ...
 
 
+class Spans(Protocol):
+    """What goes around the steps of a flow that a trace should show: see telemetry.py."""
+
+    def load(self, call: Call) -> AbstractContextManager[Any]: ...
+    def wait(self) -> AbstractContextManager[Any]: ...
+    def commit(self, fills: int) -> AbstractContextManager[Any]: ...
+    def behind(self, name: str) -> AbstractContextManager[Any]: ...
+
+
+class NoSpans:
+    """Nobody traces."""
+
+    def load(self, call: Call) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def wait(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def commit(self, fills: int) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def behind(self, name: str) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+
 class Driver:
     """Runs flows for one cache, and owns the threads and tasks that they need."""
 
-    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, sleep: Callable[[float], None] = time.sleep, spans: Spans | None = None) -> None:
         self._sleep = sleep
+        self._spans = spans or NoSpans()
         self.notices: Callable[[str], Future[bool] | None] | None = None
         self._keeper = Keeper()
         self._workers = Workers(WORKERS)
@@ -75,18 +113,24 @@ class Driver:
     def _do(self, command: Any, store: Store) -> Any:
         kind = command.__class__
         if kind is Load:
-            return self._load(command, store)
+            with self._spans.load(command.call):
+                return self._load(command, store)
+        if kind is Commit:
+            with self._spans.commit(len(command.fills)):
+                return store.perform(command)
         if kind is Sleep:
-            return self._pause(command)
+            with self._spans.wait():
+                return self._pause(command)
         if kind is Expect:
             return self.notices(command.key) if self.notices is not None else None
         if kind is Wait:
-            return bool(wait_futures((command.flight.done,), command.timeout).done)
+            with self._spans.wait():
+                return bool(wait_futures((command.flight.done,), command.timeout).done)
         if kind is Await:
             with self._keeper.keep(command.renew, store):
                 return settled(command.pending.future, command.timeout)
         if kind is Spawn:
-            return self._spawn(command.flow, store)
+            return self._spawn(command, store)
         return store.perform(command)
 
     def _pause(self, command: Sleep) -> None:
@@ -121,14 +165,15 @@ class Driver:
                 return Pending(future)
             return settled(future, command.hard)
 
-    def _spawn(self, flow: Flow[Any], store: Store) -> None:
+    def _spawn(self, command: Spawn, store: Store) -> None:
         context = copy_context()
-        if not self._workers.submit(lambda: context.run(self._behind, flow, store)):
-            flow.close()
+        if not self._workers.submit(lambda: context.run(self._behind, command, store)):
+            command.flow.close()
 
-    def _behind(self, flow: Flow[Any], store: Store) -> None:
+    def _behind(self, command: Spawn, store: Store) -> None:
         try:
-            self.run(flow, store)
+            with self._spans.behind(command.name):
+                self.run(command.flow, store)
         except Exception:
             log.exception("a background refresh failed")
 
@@ -158,17 +203,23 @@ class Driver:
     async def _ado(self, command: Any, store: Store) -> Any:
         kind = command.__class__
         if kind is Load:
-            return await self._aload(command, store)
+            with self._spans.load(command.call):
+                return await self._aload(command, store)
+        if kind is Commit:
+            with self._spans.commit(len(command.fills)):
+                return await store.aperform(command)
         if kind is Sleep:
-            return await self._apause(command)
+            with self._spans.wait():
+                return await self._apause(command)
         if kind is Expect:
             return self.notices(command.key) if self.notices is not None else None
         if kind is Wait:
-            return await ended(command.flight.done, command.timeout)
+            with self._spans.wait():
+                return await ended(command.flight.done, command.timeout)
         if kind is Await:
             return await self._aawait(command, store)
         if kind is Spawn:
-            return self._aspawn(command.flow, store)
+            return self._aspawn(command, store)
         return await store.aperform(command)
 
     async def _aload(self, command: Load, store: Store) -> Loaded | Pending:
@@ -214,16 +265,20 @@ class Driver:
         handle = loop.call_later(every, tick)
         return lambda: handle.cancel()
 
-    def _aspawn(self, flow: Flow[Any], store: Store) -> None:
+    def _aspawn(self, command: Spawn, store: Store) -> None:
         try:
             asyncio.get_running_loop()
         except RuntimeError:  # it has ended, and everything on it
-            flow.close()
+            command.flow.close()
             return
         if len(self._tasks) < WAITING:
-            self._task(self.arun(flow, store))
+            self._task(self._abehind(command, store))
         else:
-            flow.close()
+            command.flow.close()
+
+    async def _abehind(self, command: Spawn, store: Store) -> None:
+        with self._spans.behind(command.name):
+            await self.arun(command.flow, store)
 
     def _task(self, work: Awaitable[Any]) -> None:
         async def behind() -> None:

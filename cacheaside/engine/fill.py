@@ -114,6 +114,7 @@ def settle(
     cost = world.clock() - start
     counts.loads += 1
     counts.load_seconds += cost
+    call.outcome = "miss"
     payload = encode(site, call, result)
     if payload is not None and flight is not None:
         land(site, call, flight, payload, result)

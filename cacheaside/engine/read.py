@@ -126,6 +126,7 @@ def read_only(site: Site, call: Call) -> Flow[Any]:
     if found is missing:
         return (yield from alone(site, call))
     site.counts.hits_l2 += 1
+    call.outcome = "hit"
     return found
 
 
@@ -164,7 +165,7 @@ def resolve(site: Site, call: Call, seen: Seen) -> Flow[Any]:
                 if landed.late and not (yield from unmarked(site, landed.late, landed.since)):
                     return (yield from alone(site, call))
                 try:
-                    return answer(site, landed)
+                    return answer(site, call, landed)
                 except CodecError:
                     undecodable(site, call)
                     return (yield from alone(site, call))
@@ -175,6 +176,7 @@ def resolve(site: Site, call: Call, seen: Seen) -> Flow[Any]:
             if call.nested() or not patience(site, call):
                 return (yield from alone(site, call))
         yield Sleep(min(delay, patience(site, call)), expected)
+        waited(site, call)
         expected = yield Expect(call.key)
         # With a notice to come, looking is only the backing: short at first, for it may have come already.
         delay = min(delay * 1.5, POLL_LAST) if expected is None else min(delay * 4, POLL_NOTIFIED)
@@ -191,6 +193,8 @@ def hit(site: Site, call: Call, seen: Seen) -> Any:
     else:
         result = site.codec.decode(payload)
     site.counts.hits_l2 += 1
+    site.counts.saved_seconds += value.cost
+    call.outcome = "hit"
     if site.near is not None:
         until = stay(site, value.soft, value.cost)
         keep_near(site, call, result, payload, until, tuple(seen.late) if value.late else ())
@@ -201,15 +205,25 @@ def patience(site: Site, call: Call) -> float:
     """Seconds that this call may still wait for others; its waiting begins with the first question."""
     now = site.world.tick()
     if call.wait_until is None:
-        call.wait_until = now + site.policy.wait_timeout
+        call.wait_until, call.waited = now + site.policy.wait_timeout, now
         site.counts.waits += 1
     return max(0.0, call.wait_until - now)
+
+
+def waited(site: Site, call: Call) -> None:
+    """Count the time that this call has waited since it was last counted."""
+    now = site.world.tick()
+    site.counts.wait_seconds += now - call.waited
+    call.waited = now
 
 
 def alone(site: Site, call: Call) -> Flow[Any]:
     """Load for this caller only and store nothing."""
     loaded: Loaded | Pending = yield Load(call, hard=site.policy.hard_timeout)
     site.counts.loads += 1
+    if not call.outcome:
+        site.counts.alone += 1
+        call.outcome = "miss"
     return unwrap(site, loaded)
 
 
@@ -229,12 +243,14 @@ def join(site: Site, call: Call, flight: Flight, placeholder: bytes) -> Flow[Lan
         raise
     finally:
         flight.waiters -= 1
+        waited(site, call)
     return flight.landed if ended else None
 
 
-def answer(site: Site, landed: Landed) -> Any:
+def answer(site: Site, call: Call, landed: Landed) -> Any:
     """What a flight brought, as this caller's own object."""
     site.counts.coalesced += 1
+    call.outcome = "coalesced"
     if landed.error is not None:
         # One exception for all: raised as it landed, or every waiter's frames would pile up on it.
         raise landed.error.with_traceback(landed.trace)
@@ -354,7 +370,7 @@ def refresh(site: Site, call: Call, seen: Seen) -> Flow[tuple[Any] | None]:
                     return ((yield from alone(site, call)),)
             elif holder != FAILED:
                 return None
-        count_served(site, seen.verdict)
+        count_served(site, call, seen.verdict)
         return (old,)
     again = yield from holding(site, release, look(site, call))
     if type(again.slot) is not Value or again.slot.nonce != value.nonce or again.verdict is Verdict.MISS:
@@ -362,30 +378,33 @@ def refresh(site: Site, call: Call, seen: Seen) -> Flow[tuple[Any] | None]:
         return ((yield from resolve(site, call, again)),)
     renewing = renew(site, call, again, release)
     if policy.refresh == "background" and seen.verdict is not Verdict.KEPT:
-        yield Spawn(renewing)
-        count_served(site, seen.verdict)
+        yield Spawn(renewing, "refresh")
+        count_served(site, call, seen.verdict)
         return (old,)
     try:
         renewed = yield from renewing
     except Exception:
         if again.verdict is Verdict.EARLY:
             counts.early += 1
+            call.outcome = "hit"
             return (old,)
         if world.clock() - value.soft < policy.kept:
-            counts.stale += 1
+            count_served(site, call, Verdict.STALE)
             return (old,)
         raise
     if renewed is None:  # the soft timeout: it goes on behind our back
-        counts.stale += 1
+        count_served(site, call, Verdict.STALE)
         return (old,)
     return renewed
 
 
-def count_served(site: Site, verdict: Verdict) -> None:
+def count_served(site: Site, call: Call, verdict: Verdict) -> None:
     if verdict is Verdict.EARLY:
         site.counts.hits_l2 += 1
+        call.outcome = "hit"
     else:
         site.counts.stale += 1
+        call.outcome = "stale"
 
 
 def renew(site: Site, call: Call, seen: Seen, release: Release) -> Flow[tuple[Any] | None]:
@@ -401,7 +420,7 @@ def renew(site: Site, call: Call, seen: Seen, release: Release) -> Flow[tuple[An
         site, release, ask(Load(call, keep, policy.soft_timeout, policy.hard_timeout))
     )
     if type(loaded) is Pending:
-        yield Spawn(finish(site, call, loaded, start, began, seen, release))
+        yield Spawn(finish(site, call, loaded, start, began, seen, release), "refresh")
         return None
     return ((yield from replace(site, call, loaded, start, seen, release)),)
 

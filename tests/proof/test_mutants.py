@@ -79,7 +79,7 @@ def flight_by_key(patch: Patch) -> None:
         if site.world.process.tell([f.name for f in flying]):
             landed = flying[0].landed if (yield Wait(flying[0], 5.0)) else None
             if landed is not None and not landed.abandoned:
-                return reading.answer(site, landed)
+                return reading.answer(site, call, landed)
         return (yield from read(site, call))
 
     patch.setattr("tests.proof.scenarios.read", join_first)
