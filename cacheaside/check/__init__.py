@@ -1,0 +1,1 @@
+"""``cacheaside check``: is an answer ever older than an acknowledged invalidation allows?"""

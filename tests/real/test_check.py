@@ -1,0 +1,149 @@
+"""The check on real servers: every fault shortly, and wrong protocols, which it must find out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cacheaside.check.analysis import Findings
+from cacheaside.check.faults import FAULTS
+from cacheaside.check.run import Result, run
+from cacheaside.check.settings import Settings
+from cacheaside.testing import Server, available
+
+SMALL: dict[str, Any] = {"processes": 2, "threads": 2, "tasks": 2, "keys": 48, "writes": 150}
+KINDS = list(available())
+OWN = [name for name, fault in FAULTS.items() if fault.needs not in ("", "proxy")]
+GUEST = [name for name, fault in FAULTS.items() if fault.needs in ("", "proxy")]
+
+
+def kind_for(name: str) -> str:
+    """Servers take turns: each row needs one, and together they need both."""
+    return KINDS[[*GUEST, *OWN].index(name) % len(KINDS)] if KINDS else "none"
+
+
+def fine(result: Result) -> Findings:
+    found = result.findings
+    story = "\n".join(f"{step.at:.4f} {step.who} {step.what}" for step in found.trace)
+    assert (found.stale, found.beyond) == (0, 0), story
+    assert found.errors == {}
+    assert found.leaks == []
+    assert result.nothing == ""
+    assert result.code == 0
+    # It could have gone wrong: answers from each tier, while invalidations were acknowledged.
+    assert found.tiers.keys() >= {"l1", "l2", "load"}
+    assert found.acknowledged > 10
+    return found
+
+
+def test_without_a_fault_nothing_is_stale_in_either_tier(servers: Callable[[str], Server]) -> None:
+    for kind in KINDS:
+        server = servers(kind)
+        found = fine(run(Settings(url=server.url, seconds=1.0, **SMALL)))
+        assert found.ended == SMALL["processes"]
+        assert found.counts["hits_l1"] > 100
+        assert found.counts["hits_l2"] > 100
+        with server.client() as client:
+            assert list(client.scan_iter("*cacheaside-check*")) == []
+
+
+@pytest.mark.parametrize("name", GUEST)
+def test_a_fault_beside_a_given_server_makes_nothing_stale(
+    name: str, servers: Callable[[str], Server]
+) -> None:
+    found = fine(run(Settings(url=servers(kind_for(name)).url, faults=(name,), seconds=1.5, **SMALL)))
+    assert found.strikes[name] > 0
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_fault_of_a_server_makes_nothing_stale(name: str, servers: Callable[[str], Server]) -> None:
+    servers(kind_for(name))  # fails where there is none
+    found = fine(run(Settings(server=kind_for(name), faults=(name,), seconds=1.5, **SMALL)))
+    assert found.strikes[name] > 0
+
+
+def test_several_faults_at_once_make_nothing_stale(one_server: Server) -> None:
+    faults = ("eviction", "restart-snapshot", "proxy", "sigstop-readers")
+    found = fine(run(Settings(server=one_server.kind, faults=faults, seconds=2.0, **SMALL)))
+    assert found.strikes.keys() == set(faults)
+
+
+def test_without_l1_all_answers_come_from_the_server_or_from_loads(one_redis_url: str) -> None:
+    found = run(Settings(url=one_redis_url, l1_window=0, seconds=0.7, **SMALL)).findings
+    assert found.fine
+    assert found.tiers.keys() == {"l2", "load"}
+    assert found.acknowledged > 10
+
+
+@pytest.mark.parametrize("mode", ["naive", "lock", "setindex", "counter"])
+def test_a_wrong_protocol_is_found_out(mode: str, servers: Callable[[str], Server]) -> None:
+    """A checker that cannot fail is worthless."""
+    url = servers(KINDS[len(mode) % len(KINDS)] if KINDS else "none").url
+    result = run(Settings(url=url, mode=mode, seconds=1.5, **SMALL))
+    found = result.findings
+    assert found.stale > 0
+    assert found.oldest > 0
+    assert result.code == 1
+    assert found.errors == {}
+    assert found.leaks == []
+    assert found.trace[-1].what.endswith("STALE")
+    assert "has been told that it is invalidated" in " ".join(step.what for step in found.trace)
+
+
+def test_a_database_of_sqlalchemy_takes_the_place_of_the_file(one_redis_url: str, tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/other.db"
+    found = fine(run(Settings(url=one_redis_url, database=database, seconds=1.0, **SMALL)))
+    assert found.commits > 10
+
+
+def test_a_fault_that_never_struck_has_shown_nothing(one_redis_url: str) -> None:
+    settings = Settings(url=one_redis_url, faults=("subscriber-killed",), l1_window=0, seconds=0.5, **SMALL)
+    result = run(settings)
+    assert result.nothing == "these faults never struck: subscriber-killed"
+    assert result.code == 2
+
+
+# ---------------------------------------------------------------------------- the command
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from cacheaside.cli import main; main()", "check", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_command_reports_in_words_and_ends_with_0(one_redis_url: str) -> None:
+    done = command(one_redis_url, "--seconds", "0.7", "--processes", "2")
+    assert done.returncode == 0, done.stderr
+    assert "fine: nothing that was acknowledged was served in an older version" in done.stdout
+    assert "L1 beyond its window" in done.stdout
+
+
+def test_the_command_ends_with_1_and_prints_the_shortest_trace(one_redis_url: str) -> None:
+    done = command(one_redis_url, "--seconds", "1.5", "--processes", "2", "--mode", "naive")
+    assert done.returncode == 1, done.stderr
+    assert "The shortest way to a wrong answer" in done.stdout
+    assert "FAILED" in done.stdout
+
+
+def test_the_command_prints_json_without_a_password() -> None:
+    with Server(password="s3cret-word") as server:
+        done = command(server.url, "--seconds", "0.7", "--processes", "2", "--json")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["code"] == 0
+        assert told["findings"]["stale"] == 0
+        assert told["findings"]["acknowledged"] > 0
+        assert "s3cret-word" not in done.stdout + done.stderr
