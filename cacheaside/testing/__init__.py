@@ -4,6 +4,7 @@
 """
 
 from .clock import FakeClock
-from .servers import ClusterServer, ReplicaSet, Server, available
+from .clusters import ClusterServer
+from .servers import ReplicaSet, Server, available
 
 __all__ = ["ClusterServer", "FakeClock", "ReplicaSet", "Server", "available"]

@@ -30,7 +30,7 @@ from redis.retry import Retry
 Kind = Literal["redis", "valkey"]
 
 _KINDS: Final[tuple[Kind, ...]] = ("redis", "valkey")
-_HOST = "127.0.0.1"
+HOST = "127.0.0.1"
 # Below the range that outgoing connections take theirs from: a client that knocks on a dead port of that
 # range can end up connected to itself.
 _PORTS = range(20_000, 32_000)
@@ -106,7 +106,7 @@ class Server:
     def url(self) -> str:
         """The URL of database 0, password included."""
         login = f":{quote(self.password, safe='')}@" if self.password else ""
-        return f"redis://{login}{_HOST}:{self.port}/0"
+        return f"redis://{login}{HOST}:{self.port}/0"
 
     @property
     def directory(self) -> Path:
@@ -124,7 +124,7 @@ class Server:
     def client(self) -> redis.Redis:
         """A plain redis-py client without retries; close it after use."""
         return redis.Redis(
-            host=_HOST, port=self.port, password=self.password, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+            host=HOST, port=self.port, password=self.password, socket_timeout=5, retry=Retry(NoBackoff(), 0)
         )
 
     def start(self) -> Self:
@@ -173,7 +173,7 @@ class Server:
 
     def _config(self) -> str:
         lines = [
-            f"bind {_HOST}",
+            f"bind {HOST}",
             f"port {self.port}",
             f'dir "{self.directory}"',
             'save ""',
@@ -266,17 +266,17 @@ class _SentinelServer(Server):
 
     def _config(self) -> str:
         lines = [
-            f"bind {_HOST}",
+            f"bind {HOST}",
             f"port {self.port}",
             f'dir "{self.directory}"',
-            f"sentinel monitor main {_HOST} {self._primary.port} 1",
+            f"sentinel monitor main {HOST} {self._primary.port} 1",
             "sentinel down-after-milliseconds main 500",
             "sentinel failover-timeout main 2000",
         ]
         return "\n".join(lines) + "\n"
 
 
-class _Group:
+class Group:
     """Servers that start and stop together."""
 
     def __init__(self) -> None:
@@ -305,7 +305,7 @@ class _Group:
         raise NotImplementedError
 
 
-class ReplicaSet(_Group):
+class ReplicaSet(Group):
     """A primary, its replica, and a sentinel that promotes the replica soon after the primary died."""
 
     def __init__(self, kind: Kind | None = None) -> None:
@@ -323,60 +323,19 @@ class ReplicaSet(_Group):
     @property
     def url(self) -> str:
         """The URL by which a client finds the primary through the sentinel."""
-        return f"redis+sentinel://{_HOST}:{self.sentinel.port}/main/0"
+        return f"redis+sentinel://{HOST}:{self.sentinel.port}/main/0"
 
     def _assemble(self, servers: ExitStack) -> None:
         servers.enter_context(self.primary)
-        self.replica.args = ("--replicaof", _HOST, str(self.primary.port))
+        self.replica.args = ("--replicaof", HOST, str(self.primary.port))
         servers.enter_context(self.replica)
         with self.replica.client() as replica:
-            _settle(
+            settle(
                 "the replica", lambda: cast("Any", replica).info("replication")["master_link_status"] == "up"
             )
         servers.enter_context(self.sentinel)
         with self.sentinel.client() as sentinel:
-            _settle("the sentinel", lambda: bool(cast("Any", sentinel).sentinel_slaves("main")))
-
-
-class ClusterServer(_Group):
-    """A Redis Cluster of three primaries that share the slots."""
-
-    def __init__(self, kind: Kind | None = None) -> None:
-        super().__init__()
-        self.kind = kind
-        self.nodes: tuple[Server, ...] = tuple(Server(kind) for _ in range(3))
-
-    @property
-    def url(self) -> str:
-        """The URL that names all nodes."""
-        return "redis+cluster://" + ",".join(f"{_HOST}:{node.port}" for node in self.nodes)
-
-    def _assemble(self, servers: ExitStack) -> None:
-        buses = [free_port() for _ in self.nodes]
-        for node, bus in zip(self.nodes, buses, strict=True):
-            node.args = (
-                "--cluster-enabled",
-                "yes",
-                "--cluster-port",
-                str(bus),
-                "--cluster-node-timeout",
-                "2000",
-            )
-            servers.enter_context(node)
-        clients: list[Any] = [servers.enter_context(node.client()) for node in self.nodes]
-        share = 16384 // len(clients) + 1
-        for number, client in enumerate(clients):
-            first, last = number * share, min((number + 1) * share, 16384) - 1
-            client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
-            client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
-        for node, bus in zip(self.nodes[1:], buses[1:], strict=True):
-            clients[0].execute_command("CLUSTER MEET", _HOST, node.port, bus)
-
-        def agreed() -> bool:
-            infos = [client.cluster("info") for client in clients]
-            return all(i["cluster_state"] == "ok" and i["cluster_known_nodes"] == "3" for i in infos)
-
-        _settle("the cluster", agreed)
+            settle("the sentinel", lambda: bool(cast("Any", sentinel).sentinel_slaves("main")))
 
 
 def free_port() -> int:
@@ -385,7 +344,7 @@ def free_port() -> int:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
-                probe.bind((_HOST, port))
+                probe.bind((HOST, port))
                 return port
     raise RuntimeError("no free loopback port between 20000 and 32000")
 
@@ -400,6 +359,6 @@ def wait_until(condition: Callable[[], bool], timeout: float = _PATIENCE) -> boo
     return True
 
 
-def _settle(what: str, condition: Callable[[], bool]) -> None:
+def settle(what: str, condition: Callable[[], bool]) -> None:
     if not wait_until(condition, 3 * _PATIENCE):
         raise RuntimeError(f"{what} was not ready within {3 * _PATIENCE:.0f} seconds")

@@ -170,3 +170,28 @@ def test_a_cluster_serves_all_slots(servers, server):
             for number in range(20):
                 assert client.set(f"key:{number}", number)
     assert not any(node.running for node in cluster.nodes)
+
+
+def test_a_replica_of_a_cluster_takes_over(servers, server):
+    with ClusterServer(server.kind, replicas=1) as cluster:
+        primary = cluster.primary_of("key")
+        cluster.promote(cluster.replica_of(primary))
+        assert wait_until(lambda: cluster.primary_of("key") is not primary)
+        killed = cluster.primary_of("key")
+        killed.kill()
+        assert wait_until(lambda: cluster.primary_of("key") is not killed and cluster.in_order(), 20)
+
+
+def test_a_slot_moves_with_its_keys(servers, server):
+    with ClusterServer(server.kind) as cluster:
+        source = cluster.primary_of("key")
+        target = next(node for node in cluster.nodes if node is not source)
+        with source.client() as old, target.client() as new:
+            old.set("{key}1", "a")
+            old.set("{key}2", "b")
+            move = cluster.move("key", target)
+            assert len(move.keys(1)) == 1
+            assert old.dbsize() == new.dbsize() == 1
+            move.finish()
+            assert cluster.primary_of("key") is target
+            assert new.mget("{key}1", "{key}2") == [b"a", b"b"]
