@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Final, cast
 
 from redis.crc import key_slot
@@ -34,15 +34,10 @@ class ClusterServer(Group):
         """The server that holds ``key``, by the word of the first that answers."""
         slot = key_slot(key.encode())
         for server in self.servers:
-            try:
-                with server.client() as client:
-                    for first, last, (_, port, *_), *_ in cast("Any", client).execute_command(
-                        "CLUSTER SLOTS"
-                    ):
-                        if first <= slot <= last:
-                            return next(s for s in self.servers if s.port == int(port))
-            except RedisError:
-                continue
+            with suppress(RedisError):
+                for first, last, (_, port, *_), *_ in ask(server, "CLUSTER SLOTS"):
+                    if first <= slot <= last:
+                        return next(s for s in self.servers if s.port == int(port))
         raise RuntimeError(f"nobody holds slot {slot}")
 
     def replica_of(self, primary: Server) -> Server:
@@ -55,8 +50,7 @@ class ClusterServer(Group):
 
     def promote(self, replica: Server, *, how: str = "") -> None:
         """Have a replica take over from its primary, and wait until it has; ``how`` is FORCE or TAKEOVER."""
-        with replica.client() as client:
-            client.execute_command("CLUSTER FAILOVER", *how.split())
+        ask(replica, "CLUSTER FAILOVER", *how.split())
         settle("the promotion", lambda: _info(replica)["role"] == "master")
 
     def move(self, key: str, to: Server) -> Move:
@@ -91,7 +85,7 @@ class ClusterServer(Group):
                 self.in_order() and all(c.cluster("info")["cluster_known_nodes"] == known for c in clients)
             ),
         )
-        ids = [_node_id(client) for client in clients[: len(self.nodes)]]
+        ids = [node_id(node) for node in self.nodes]
         for number, client in enumerate(clients[len(self.nodes) :]):
             client.execute_command("CLUSTER REPLICATE", ids[number % len(ids)])
         # A primary that has not heard of its replica yet ignores it when it wants to take over.
@@ -103,45 +97,46 @@ class Move:
 
     def __init__(self, cluster: ClusterServer, slot: int, source: Server, target: Server) -> None:
         self.cluster, self.slot, self.source, self.target = cluster, slot, source, target
-        with source.client() as old, target.client() as new:
-            new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", _node_id(old))
-            old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", _node_id(new))
+        ask(target, "CLUSTER SETSLOT", slot, "IMPORTING", node_id(source))
+        ask(source, "CLUSTER SETSLOT", slot, "MIGRATING", node_id(target))
 
     def keys(self, most: int = 1000) -> list[bytes]:
         """Move so many keys of the slot; which."""
-        with self.source.client() as old:
-            keys = cast("Any", old).execute_command("CLUSTER GETKEYSINSLOT", self.slot, most)
-            if keys:
-                old.execute_command("MIGRATE", HOST, self.target.port, "", 0, 5000, "KEYS", *keys)
-            return list(keys)
+        keys: list[bytes] = ask(self.source, "CLUSTER GETKEYSINSLOT", self.slot, most)
+        if keys:
+            ask(self.source, "MIGRATE", HOST, self.target.port, "", 0, 5000, "KEYS", *keys)
+        return keys
 
     def finish(self) -> None:
         """Move what is left; then the target owns the slot, and all know."""
         while self.keys():
             pass
-        with self.target.client() as new:
-            owner = _node_id(new)
+        owner = node_id(self.target)
         others = [s for s in self.cluster.servers if s.running and _info(s)["role"] == "master"]
         for server in sorted(others, key=lambda s: (s is not self.target, s is not self.source)):
-            with server.client() as client:
-                client.execute_command("CLUSTER SETSLOT", self.slot, "NODE", owner)
+            ask(server, "CLUSTER SETSLOT", self.slot, "NODE", owner)
         settle("the slot", self.cluster.in_order)
 
 
-def _node_id(client: Any) -> str:
-    raw = client.execute_command("CLUSTER MYID")
+def ask(server: Server, *command: Any) -> Any:
+    """The answer of one server to one command."""
+    with server.client() as client:
+        return cast("Any", client).execute_command(*command)
+
+
+def node_id(server: Server) -> str:
+    """What the cluster calls a server."""
+    raw = ask(server, "CLUSTER MYID")
     return raw.decode() if isinstance(raw, bytes) else str(raw)
 
 
 def _info(server: Server) -> dict[str, Any]:
-    with server.client() as client:
-        info: dict[str, Any] = cast("Any", client).info("replication")
-        return info
+    info: dict[str, Any] = ask(server, "INFO", "replication")
+    return info
 
 
 def _state(server: Server) -> bool:
-    with server.client() as client:
-        return bool(cast("Any", client).cluster("info")["cluster_state"] == "ok")
+    return bool(ask(server, "CLUSTER INFO")["cluster_state"] == "ok")
 
 
 def _knows(client: Any, replicas: int) -> bool:
