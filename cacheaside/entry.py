@@ -196,6 +196,11 @@ def new_token(incarnation: bytes, nonce: bytes) -> bytes:
     return b"T" + incarnation + nonce
 
 
+def token_incarnation(token: bytes) -> bytes:
+    """The incarnation of the server that a token was made for."""
+    return token[1:9]
+
+
 def holds(listed: bytes) -> list[tuple[bytes, int]]:
     """Names and ends (milliseconds) in a list of holds; raises ValueError when it does not parse."""
     if len(listed) % _HELD:

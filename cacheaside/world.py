@@ -7,9 +7,9 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cacheaside.compression import pack, unpack
 from cacheaside.engine.flights import Flights
@@ -74,11 +74,21 @@ class ProcessWorld:
     def nonce(self) -> bytes:
         return os.urandom(NONCE)
 
-    def incarnation(self) -> bytes:
+    spread = False
+
+    def incarnation(self, key: str) -> bytes:
+        """The incarnation of the server that holds the value of ``key``."""
         return self._incarnation
 
-    def accepts(self, incarnation: bytes) -> bool:
+    def tag_incarnation(self, tag: str) -> bytes:
+        return self._incarnation
+
+    def accepts(self, incarnation: bytes, key: str) -> bool:
+        """Whether what stands in the slot of ``key`` and carries this incarnation may be believed."""
         return incarnation == self._incarnation
+
+    def accepts_tag(self, incarnation: bytes, tag: str) -> bool:
+        return True  # the values tell: they live on the same server
 
     def learn_incarnation(self, incarnation: bytes) -> None:
         """A connection found this server; what carries another incarnation is no longer believed."""
@@ -122,3 +132,40 @@ def _words(kind: str, reason: str, ns: str) -> tuple[str, str, str]:
         ns,
         reason,
     )
+
+
+class ClusterWorld(ProcessWorld):
+    """The world of a ``Cache`` on several servers, each with an incarnation of its own.
+
+    A slot that has moved to another server is cold: what it holds carries the incarnation of the server it
+    came from, and the one it went to may since have failed over and forgotten an invalidation.
+
+    Args:
+        server_of: where a raw key is, as far as is known here: any hashable.
+    """
+
+    spread = True
+
+    def __init__(self, keys: RawKeys, server_of: Callable[[str], Hashable], **options: Any) -> None:
+        super().__init__(keys, **options)
+        self._server_of = server_of
+        self._incarnations: dict[Hashable, bytes] = {}
+
+    def learn_server(self, server: Hashable, incarnation: bytes) -> None:
+        """A connection found this server; what an earlier one stored in its place is not believed."""
+        self._incarnations[server] = incarnation
+
+    def incarnation(self, key: str) -> bytes:
+        return self._of(self.keys.value(key))
+
+    def tag_incarnation(self, tag: str) -> bytes:
+        return self._of(self.keys.token(tag))
+
+    def accepts(self, incarnation: bytes, key: str) -> bool:
+        return incarnation == self._of(self.keys.value(key))
+
+    def accepts_tag(self, incarnation: bytes, tag: str) -> bool:
+        return incarnation == self._of(self.keys.token(tag))
+
+    def _of(self, raw: str) -> bytes:
+        return self._incarnations.get(self._server_of(raw), NO_INCARNATION)

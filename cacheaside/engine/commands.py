@@ -28,13 +28,15 @@ class Fetch(Struct, frozen=True, gc=False):
 class Begin(Struct, frozen=True, gc=False):
     """Put placeholders into slots and fresh tokens where there are none, in one round trip.
 
-    A slot is taken when it is empty, or still opens with ``expected``. Reply: ``Begun``.
+    A slot is taken when it is empty, or still opens with ``expected``. ``dead`` are (token key, fresh token,
+    what stands there and is to be replaced). Reply: ``Begun``.
     """
 
     slots: tuple[Place, ...]
     tokens: tuple[tuple[str, bytes], ...]
     lease: float
     token_ttl: float
+    dead: tuple[tuple[str, bytes, bytes], ...] = ()
 
 
 class Place(Struct, frozen=True, gc=False):
@@ -44,7 +46,8 @@ class Place(Struct, frozen=True, gc=False):
 
 
 class Begun(Struct, frozen=True, gc=False):
-    """For each slot None when it is ours, else what stands there (b"" if nothing); the tokens in force.
+    """For each slot None when it is ours, else what stands there (b"" if nothing); the tokens in force,
+    those that replace dead ones last.
 
     What is there and is no string (somebody else's list, say) is answered as ``NOT_A_STRING``.
     """

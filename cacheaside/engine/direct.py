@@ -8,8 +8,6 @@ from typing import Any, Final
 from cacheaside.engine.call import Call, Near, Site, World
 from cacheaside.engine.commands import (
     Announce,
-    Begun,
-    Claim,
     Commit,
     Fetch,
     Fill,
@@ -21,7 +19,8 @@ from cacheaside.engine.commands import (
 from cacheaside.engine.fill import Ready, commit, encode, prepare, token_ttl
 from cacheaside.engine.look import Seen
 from cacheaside.engine.read import holding
-from cacheaside.engine.write import greet, invalidate
+from cacheaside.engine.tokens import dead, living
+from cacheaside.engine.write import claimed, greet, invalidate
 from cacheaside.entry import (
     CLAIM,
     HEAD,
@@ -32,7 +31,6 @@ from cacheaside.entry import (
     Value,
     is_hold,
     is_token,
-    new_token,
     pack_tags,
     pack_value,
     parse,
@@ -109,10 +107,12 @@ def find(world: World, keys: Sequence[str]) -> Flow[list[Found]]:
     tokens: dict[str, bytes | None] = {}
     if names:
         replies: list[bytes | None] = yield Fetch(tuple(map(world.keys.token, names)))
-        tokens = dict(zip(names, replies, strict=True))
+        tokens = {
+            n: None if dead(world, n, token) else token for n, token in zip(names, replies, strict=True)
+        }
     for entry in entries:
         entry.tokens = tokens
-        entry.accepted = entry.value is not None and world.accepts(entry.value.incarnation)
+        entry.accepted = entry.value is not None and world.accepts(entry.value.incarnation, entry.key)
     return entries
 
 
@@ -123,11 +123,13 @@ def put_values(
     if not calls:
         return []
     world = site.world
-    incarnation = yield from greet(world, world.keys.value(calls[0][0].key))
+    yield from greet(world, tuple(call.key for call, _ in calls))
     start = world.clock()
-    claims = [Marker(CLAIM, world.nonce(), incarnation, start, b"\0" * 8).pack() for _ in calls]
+    claims = [
+        Marker(CLAIM, world.nonce(), world.incarnation(c.key), start, b"\0" * 8).pack() for c, _ in calls
+    ]
     slots = tuple((world.keys.value(c.key), claim) for (c, _), claim in zip(calls, claims, strict=True))
-    filling = fill_claimed(site, calls, slots, incarnation, start, near)
+    filling = fill_claimed(site, calls, slots, start, near)
     stored = yield from holding(site, Sweep(slots), filling)
     lost = tuple(call.key for call, _ in calls if call.key not in stored)
     if lost:
@@ -139,26 +141,20 @@ def fill_claimed(
     site: Site,
     calls: Sequence[tuple[Call, Any]],
     slots: tuple[tuple[str, bytes], ...],
-    incarnation: bytes,
     start: float,
     near: Near | None,
 ) -> Flow[set[str]]:
     """Claim the slots, then commit over the claims; the keys that were stored."""
-    world, policy = site.world, site.policy
+    world = site.world
     names = tuple(dict.fromkeys(t for call, _ in calls for t in call.tags))
     try:
-        begun: Begun = yield Claim(
-            slots,
-            tuple((world.keys.token(n), new_token(incarnation, world.nonce())) for n in names),
-            policy.lease_ttl,
-            token_ttl(policy.ttl, policy.kept),
-        )
+        held, proofs = yield from claimed(site, slots, names)
         if near is not None:  # what was read before the claims stood may settle no more
             near.mark(tuple(call.key for call, _ in calls), ())
-        tokens = dict(zip(names, begun.tokens, strict=True))
+        tokens = dict(zip(names, proofs, strict=True))
         batch: list[Ready] = []
-        if all(map(is_token, tokens.values())):
-            for (call, value), (_, claim), there in zip(calls, slots, begun.slots, strict=True):
+        if living(world, names, proofs):
+            for (call, value), (_, claim), there in zip(calls, slots, held, strict=True):
                 if there is not None:
                     continue
                 seen = Seen(None, ())

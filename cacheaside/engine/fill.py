@@ -26,10 +26,9 @@ from cacheaside.engine.flights import Flight, Landed
 from cacheaside.engine.look import (
     Seen,
 )
+from cacheaside.engine.tokens import fresh, living, revived
 from cacheaside.entry import (
     NEGATIVE,
-    is_token,
-    new_token,
     pack_tags,
     pack_value,
 )
@@ -224,22 +223,18 @@ def prove(site: Site, names: tuple[str, ...], since: int) -> Flow[dict[str, byte
     They are read after the load and so prove nothing by themselves: only a process that has heard of every
     invalidation since then can tell.
     """
-    world, policy = site.world, site.policy
-    if site.witness is None or not names:
+    world, policy, witness = site.world, site.policy, site.witness
+    if witness is None or not names:
         return {}
-    incarnation = world.incarnation()
-    begun: Begun = yield Begin(
-        (),
-        tuple((world.keys.token(n), new_token(incarnation, world.nonce())) for n in names),
-        0.0,
-        token_ttl(policy.ttl, policy.kept),
-    )
+    life = token_ttl(policy.ttl, policy.kept)
+    begun: Begun = yield Begin((), tuple((world.keys.token(n), fresh(world, n)) for n in names), 0.0, life)
+    tokens = yield from revived(world, names, begun.tokens, life)
     # Asked after the tokens were read: what had rotated them by then will have been heard.
     heard: bool = yield Confirm(CONFIRM)
     if not heard:
         return {}
-    read = zip(names, begun.tokens, strict=True)
-    return {name: t for name, t in read if is_token(t) and site.witness.unmarked((name,), since)}
+    read = zip(names, tokens, strict=True)
+    return {n: t for n, t in read if living(world, (n,), (t,)) and witness.unmarked((n,), since)}
 
 
 def unmarked(site: Site, names: tuple[str, ...], since: int) -> Flow[bool]:

@@ -18,6 +18,7 @@ from cacheaside.engine.commands import (
     Flow,
 )
 from cacheaside.engine.flights import Name
+from cacheaside.engine.tokens import living
 from cacheaside.entry import (
     CLAIM,
     HEAD,
@@ -89,6 +90,8 @@ def judge(site: Site, call: Call, seen: Seen) -> None:
     slot, world = seen.slot, site.world
     tokens = seen.tokens
     proven = all(map(is_token, tokens))
+    if proven and world.spread:
+        proven = living(world, call.tags, tokens)
     seen.known = pack_tags(call.tags, tokens) if proven and tokens else b""  # type: ignore[arg-type]
     seen.verdict = Verdict.MISS
     if type(slot) is Value:
@@ -97,7 +100,7 @@ def judge(site: Site, call: Call, seen: Seen) -> None:
     elif type(slot) is Marker:
         if slot.kind == CLAIM:
             seen.verdict = Verdict.UNSTORABLE
-        elif proven and slot.digest == digest(seen.known) and world.accepts(slot.incarnation):
+        elif proven and slot.digest == digest(seen.known) and world.accepts(slot.incarnation, call.key):
             seen.verdict = Verdict.FILLING
     elif type(slot) is Held:
         seen.verdict = Verdict.UNSTORABLE
@@ -119,7 +122,7 @@ def judge(site: Site, call: Call, seen: Seen) -> None:
 
 def valid(site: Site, call: Call, seen: Seen, value: Value) -> bool:
     """Rule 3: this schema, this incarnation, these tags, and for each the token it has now."""
-    if value.schema != site.codec.schema or not site.world.accepts(value.incarnation):
+    if value.schema != site.codec.schema or not site.world.accepts(value.incarnation, call.key):
         return False
     if value.known != seen.known:
         return False
@@ -128,7 +131,9 @@ def valid(site: Site, call: Call, seen: Seen, value: Value) -> bool:
     stored = unpack_tags(value.late)
     if stored is None:
         return False
-    return all(is_token(seen.late.get(name)) and seen.late[name] == t for name, t in stored.items())
+    if not all(is_token(seen.late.get(name)) and seen.late[name] == t for name, t in stored.items()):
+        return False
+    return not site.world.spread or living(site.world, tuple(stored), tuple(stored.values()))
 
 
 def freshness(site: Site, value: Value) -> Verdict:

@@ -16,12 +16,12 @@ from cacheaside.engine.fill import Ready, attempt, commit, encode, land, prepare
 from cacheaside.engine.flights import Flight, Landed
 from cacheaside.engine.look import Seen, Verdict, flight_name, head_of, judge, open_value, undecodable
 from cacheaside.engine.read import POLL_FIRST, POLL_LAST, hit, patience
+from cacheaside.engine.tokens import dead, fresh
 from cacheaside.entry import (
     PLACEHOLDER,
     Marker,
     Value,
     digest,
-    new_token,
     pack_tags,
     parse,
     unpack_tags,
@@ -144,15 +144,18 @@ def begin_many(site: Site, items: Sequence[Item]) -> Flow[list[Item]]:
     if not items:
         return []
     world, policy = site.world, site.policy
-    keys, incarnation = world.keys, world.incarnation()
+    keys = world.keys
     known: dict[str, bytes | None] = {}
     for item in items:
         known.update(zip(item.call.tags, item.seen.tokens, strict=True))
-    missing = {n: new_token(incarnation, world.nonce()) for n, t in known.items() if t is None}
+    missing = {n: fresh(world, n) for n, t in known.items() if t is None}
+    gone = {n: (fresh(world, n), t) for n, t in known.items() if dead(world, n, t)} if world.spread else {}
     known.update(missing)
+    known.update({n: token for n, (token, _) in gone.items()})
     for item in items:
         tokens = [known[t] for t in item.call.tags]
         block = pack_tags(item.call.tags, tokens)  # type: ignore[arg-type]
+        incarnation = world.incarnation(item.call.key)
         marker = Marker(PLACEHOLDER, world.nonce(), incarnation, world.clock(), digest(block))
         item.placeholder = marker.pack()
         item.flight = world.flights.open(flight_name(item.call, marker))
@@ -170,8 +173,9 @@ def begin_many(site: Site, items: Sequence[Item]) -> Flow[list[Item]]:
             tuple((keys.token(n), t) for n, t in missing.items()),
             policy.lease_ttl,
             token_ttl(policy.ttl, policy.kept),
+            tuple((keys.token(n), token, there) for n, (token, there) in gone.items()),  # type: ignore[misc]
         )
-        known.update(zip(missing, begun.tokens, strict=True))
+        known.update(zip((*missing, *gone), begun.tokens, strict=True))
         for item, there in zip(items, begun.slots, strict=True):
             item.seen.tokens = [known[t] for t in item.call.tags]
             item.seen.slot = parse(item.placeholder if there is None else there)

@@ -63,12 +63,12 @@ from cacheaside.engine.look import (
     undecodable,
     unpack,
 )
+from cacheaside.engine.tokens import dead, fresh
 from cacheaside.entry import (
     PLACEHOLDER,
     Marker,
     Value,
     digest,
-    new_token,
     pack_tags,
     parse,
 )
@@ -267,12 +267,15 @@ def begin(site: Site, call: Call, seen: Seen) -> Flow[tuple[Flight, bytes, Seen]
     world, policy = site.world, site.policy
     keys = world.keys
     while True:
-        incarnation = world.incarnation()
-        proposed = [t if t is not None else new_token(incarnation, world.nonce()) for t in seen.tokens]
-        missing = [i for i, t in enumerate(seen.tokens) if t is None]
-        known = pack_tags(call.tags, proposed) if proposed else b""
+        tags, before = call.tags, seen.tokens
+        missing = [i for i, t in enumerate(before) if t is None]
+        gone = [i for i, t in enumerate(before) if dead(world, tags[i], t)] if world.spread else []
+        proposed = list(before)
+        for i in (*missing, *gone):
+            proposed[i] = fresh(world, tags[i])
+        known = pack_tags(tags, proposed) if proposed else b""  # type: ignore[arg-type]
         nonce = world.nonce()
-        marker = Marker(PLACEHOLDER, nonce, incarnation, world.clock(), digest(known))
+        marker = Marker(PLACEHOLDER, nonce, world.incarnation(call.key), world.clock(), digest(known))
         placeholder = marker.pack()
         # Known here before anybody can see it in the store, or a neighbour would poll for it.
         flight = world.flights.open(flight_name(call, marker))
@@ -281,25 +284,26 @@ def begin(site: Site, call: Call, seen: Seen) -> Flow[tuple[Flight, bytes, Seen]
         try:
             begun: Begun = yield Begin(
                 (Place(keys.value(call.key), placeholder, expected),),
-                tuple((keys.token(call.tags[i]), proposed[i]) for i in missing),
+                tuple((keys.token(tags[i]), proposed[i]) for i in missing),  # type: ignore[misc]
                 policy.lease_ttl,
                 token_ttl(policy.ttl, policy.kept),
+                tuple((keys.token(tags[i]), proposed[i], before[i]) for i in gone),  # type: ignore[misc]
             )
         except BaseException:
             world.flights.close(flight)
             # The answer is lost, perhaps not the command: nobody should wait for this placeholder.
             yield Spawn(attempt(site, Release(keys.value(call.key), placeholder)))
             raise
-        for i, token in zip(missing, begun.tokens, strict=True):
+        for i, token in zip((*missing, *gone), begun.tokens, strict=True):
             proposed[i] = token
         seen.tokens = proposed
         ours = begun.slots[0] is None
         seen.slot = marker if ours else parse(begun.slots[0])
         if type(seen.slot) is Value and seen.slot.late:  # valid or not: its late tags are to be read
             world.flights.close(flight)
-            fresh = yield from look(site, call)
-            seen.slot, seen.tokens, seen.known = fresh.slot, fresh.tokens, fresh.known
-            seen.late, seen.verdict = fresh.late, fresh.verdict
+            again = yield from look(site, call)
+            seen.slot, seen.tokens, seen.known = again.slot, again.tokens, again.known
+            seen.late, seen.verdict = again.late, again.verdict
             if seen.verdict is not Verdict.MISS:
                 return None
             continue

@@ -29,7 +29,8 @@ from cacheaside.engine.commands import (
 from cacheaside.engine.fill import TOKEN_TTL, attempt, commit, encode, prepare, token_ttl, unwrap
 from cacheaside.engine.look import Seen
 from cacheaside.engine.read import alone, ask, holding
-from cacheaside.entry import CLAIM, NO_INCARNATION, Marker, is_token, new_token, pack_tags
+from cacheaside.engine.tokens import fresh, living, revived
+from cacheaside.entry import CLAIM, NO_INCARNATION, Marker, pack_tags
 from cacheaside.errors import StoreUnavailable
 
 RETRY_FIRST = 0.02
@@ -72,8 +73,7 @@ def invalidate(
     slots = tuple((names.value(k), names.refresh_lock(k), names.staging(k)) for k in keys)
 
     def command() -> Invalidate:
-        incarnation = world.incarnation()
-        tokens = tuple((names.token(t), new_token(incarnation, world.nonce()), t) for t in tags)
+        tokens = tuple((names.token(t), fresh(world, t), t) for t in tags)
         return Invalidate(slots, tokens, TOKEN_TTL, hold, release)
 
     try:
@@ -108,14 +108,23 @@ def deliver(world: World, command: Callable[[], Invalidate], timeout: float) -> 
             delay = min(delay * 2, RETRY_LAST)
 
 
-def greet(world: World, slot: str) -> Flow[bytes]:
-    """The incarnation of the server; asks it something first if nobody has yet."""
-    if world.incarnation() == NO_INCARNATION:
-        try:
-            yield Fetch((slot,))
-        except StoreUnavailable:
-            pass
-    return world.incarnation()
+def greet(world: World, keys: tuple[str, ...]) -> Flow[None]:
+    """Know the incarnation of the server of each key: ask it something if nobody has yet."""
+    strangers = tuple(world.keys.value(k) for k in keys if world.incarnation(k) == NO_INCARNATION)
+    if strangers:
+        with suppress(StoreUnavailable):
+            yield Fetch(strangers if world.spread else strangers[:1])
+
+
+def claimed(
+    site: Site, slots: tuple[tuple[str, bytes], ...], tags: tuple[str, ...]
+) -> Flow[tuple[tuple[bytes | None, ...], tuple[bytes, ...]]]:
+    """Claim slots: what stands there in spite of it, and the tokens in force."""
+    world, policy = site.world, site.policy
+    life = token_ttl(policy.ttl, policy.kept)
+    tokens = tuple((world.keys.token(t), fresh(world, t)) for t in tags)
+    begun: Begun = yield Claim(slots, tokens, policy.lease_ttl, life)
+    return begun.slots, (yield from revived(world, tags, begun.tokens, life))
 
 
 def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
@@ -129,27 +138,26 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
         return (yield from alone(site, call)), False
     world, near, policy = site.world, site.near, site.policy
     key, keys = call.key, world.keys
-    incarnation = yield from greet(world, keys.value(key))
+    yield from greet(world, (key,))
     start = world.clock()
-    claim = Marker(CLAIM, world.nonce(), incarnation, start, b"\0" * 8).pack()
+    claim = Marker(CLAIM, world.nonce(), world.incarnation(key), start, b"\0" * 8).pack()
     slot = keys.value(key)
     seen: Seen | None = None
     release = Release(slot, claim)
-    take = Claim(
-        ((slot, claim),),
-        tuple((keys.token(t), new_token(incarnation, world.nonce())) for t in call.tags),
-        policy.lease_ttl,
-        token_ttl(policy.ttl, policy.kept),
-    )
-    begun: Begun | None = yield from holding(site, release, attempt(site, take))
-    if begun is not None:
+    taken = None
+    try:
+        taken = yield from holding(site, release, claimed(site, ((slot, claim),), call.tags))
+    except StoreUnavailable:
+        site.counts.unavailable += 1
+    if taken is not None:
         if near is not None:  # what was read before the claim stood may settle no more
             near.mark((key,), ())
         if site.witness is not None:
             call.since = site.witness.now()
-        if begun.slots[0] is None and all(map(is_token, begun.tokens)):
-            seen = Seen(None, begun.tokens)
-            seen.known = pack_tags(call.tags, begun.tokens)
+        (held,), tokens = taken
+        if held is None and living(world, call.tags, tokens):
+            seen = Seen(None, tokens)
+            seen.known = pack_tags(call.tags, tokens)
     loading = Load(call, Renew(((slot, claim),), policy.lease_ttl), hard=policy.hard_timeout)
     loaded = yield from holding(site, release, ask(loading))
     if loaded.error is not None:

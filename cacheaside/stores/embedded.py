@@ -155,6 +155,7 @@ class EmbeddedStore:
 
     def _begin(self, command: Begin) -> Begun:
         tokens = self._tokens(command.tokens, command.token_ttl)
+        tokens += tuple(self._replace_token(*row, command.token_ttl) for row in command.dead)
         slots: list[bytes | None] = []
         for place in command.slots:
             there = self._get(place.slot)
@@ -175,6 +176,13 @@ class EmbeddedStore:
                 self._set(key, fresh, ttl)
             tokens.append(token or fresh)
         return tuple(tokens)
+
+    def _replace_token(self, key: str, fresh: bytes, dead: bytes, ttl: float) -> bytes:
+        there: bytes | None = self._get(key)
+        if there is not None and there != dead:
+            return there
+        self._set(key, fresh, ttl)
+        return fresh
 
     def _commit(self, command: Commit) -> tuple[bool, ...]:
         done: list[bool] = []

@@ -232,13 +232,15 @@ class RedisStore:
 
     def _begin(self, command: Begin) -> tuple[list[Call], Parse]:
         calls = self._token_calls(command.tokens, command.token_ttl)
-        lease = ms(command.lease)
+        lease, life = ms(command.lease), ms(command.token_ttl)
+        calls += [script("retoken")((key,), dead, fresh, life) for key, fresh, dead in command.dead]
         for place in command.slots:
             if place.expected is None:
                 calls.append(("SET", place.slot, place.marker, "NX", "GET", "PX", lease))
             else:
                 calls.append(script("swap")((place.slot,), place.expected, place.marker, lease))
-        count = len(command.tokens)
+        tokens = (*command.tokens, *((key, fresh) for key, fresh, _ in command.dead))
+        count = len(tokens)
 
         def parse(replies: list[Any]) -> Begun:
             slots: list[bytes | None] = []
@@ -246,7 +248,7 @@ class RedisStore:
                 there = string(reply)
                 # An empty string of somebody else's is not an empty slot.
                 slots.append(NOT_A_STRING if there == b"" and place.expected is None else there)
-            return Begun(tuple(slots), tokens_in_force(command.tokens, replies[:count]))
+            return Begun(tuple(slots), tokens_in_force(tokens, replies[:count]))
 
         return calls, parse
 

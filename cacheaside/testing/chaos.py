@@ -151,8 +151,8 @@ def keys_of(command: Any) -> tuple[str, ...]:
     match command:
         case Fetch(keys=keys) | Run(keys=keys):
             return keys
-        case Begin(slots=places, tokens=tokens):
-            return (*(place.slot for place in places), *(key for key, _ in tokens))
+        case Begin(slots=places, tokens=tokens, dead=dead):
+            return (*(p.slot for p in places), *(key for key, _ in tokens), *(key for key, _, _ in dead))
         case Commit(fills=fills, extend=extend):
             return (*(fill.slot for fill in fills), *(key for key, _ in extend))
         case Claim(slots=slots, tokens=tokens):

@@ -75,7 +75,8 @@ from cacheaside.keys import RawKeys
 from cacheaside.policy import Policy, make_policy
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
-from cacheaside.world import ProcessWorld
+from cacheaside.testing.chaos import keys_of
+from cacheaside.world import ClusterWorld, ProcessWorld
 
 KEY = "ns:key"
 TTL = 100.0
@@ -133,6 +134,8 @@ class Scenario:
         l1: whether each process has an L1 (which is also what hears of its invalidations).
         witness: whether it only hears of them, as with ``l1=False`` on the function.
         cluster: commands on several keys are a step for each key, in any order.
+        spread: in a cluster, tags live on another server than values; each may fail over alone.
+        moves: how often the slot of the values may move to a server of its own.
         before: episodes that are played first, at time 0; the others play at ``clock``.
     """
 
@@ -144,6 +147,8 @@ class Scenario:
     cluster: bool = False
     impatient: bool = False
     evictions: int = 0
+    spread: bool = False
+    moves: int = 0
     failovers: int = 0
     cancels: int = 0
     deaths: int = 0
@@ -160,19 +165,22 @@ class Scenario:
 # ---------------------------------------------------------------------------- a process
 
 
-class World(ProcessWorld):
-    """The production world of one process, with nonces and a clock that repeat; what it says is on record."""
+class Told:
+    """A production world with nonces and a clock that repeat; what it says is on record."""
 
-    def __init__(self, process: Process) -> None:
-        super().__init__(RawKeys("p"), clock=process.time, rand=lambda: 0.0, index_limit=0)
-        self.flights = ToldFlights(process)
-        self.process = process
+    process: Process
 
-    def incarnation(self) -> bytes:
-        return self.process.tell(super().incarnation())
+    def incarnation(self, key: str) -> bytes:
+        return self.process.tell(super().incarnation(key))  # type: ignore[misc]
 
-    def accepts(self, incarnation: bytes) -> bool:
-        return self.process.tell(super().accepts(incarnation))
+    def tag_incarnation(self, tag: str) -> bytes:
+        return self.process.tell(super().tag_incarnation(tag))  # type: ignore[misc]
+
+    def accepts(self, incarnation: bytes, key: str) -> bool:
+        return self.process.tell(super().accepts(incarnation, key))  # type: ignore[misc]
+
+    def accepts_tag(self, incarnation: bytes, tag: str) -> bool:
+        return self.process.tell(super().accepts_tag(incarnation, tag))  # type: ignore[misc]
 
     def nonce(self) -> bytes:
         actor = self.process.turn
@@ -181,6 +189,31 @@ class World(ProcessWorld):
 
     def extend(self, token: str, needed: float, until: float) -> bool:
         return False  # nothing expires here by itself
+
+
+class World(Told, ProcessWorld):
+    """On one server."""
+
+
+class SpreadWorld(Told, ClusterWorld):
+    """On the servers of a cluster."""
+
+
+def world_of(process: Process) -> World | SpreadWorld:
+    options: dict[str, Any] = {"clock": process.time, "rand": lambda: 0.0, "index_limit": 0}
+    keys = RawKeys("p")
+    world: World | SpreadWorld
+    if process.scenario.spread:
+        world = SpreadWorld(keys, lambda raw: server_of(raw, process.moved), **options)
+    else:
+        world = World(keys, **options)
+    world.process, world.flights = process, ToldFlights(process)
+    return world
+
+
+def server_of(raw: str, moved: bool) -> int:
+    """Values live on one server, until their slot has moved to another, and tags on a third."""
+    return 1 if raw.startswith("{p:t.") else 2 if moved else 0
 
 
 class ToldFlights(Flights):
@@ -269,13 +302,14 @@ class Process:
         self.scenario = scenario
         self.clock = clock
         self.stale = ""
-        self.epoch = -1
-        """The server that the process has seen last; none yet."""
+        self.seen: tuple[int, ...] = (-1, -1, -1)
+        """The epoch of each server that the process has seen last; none yet."""
+        self.moved = False
         self.first = 16 * (index + 1)
         crew = scenario.processes[index] if index >= 0 else (("before", scenario.before),)
         self.actors = [Actor(self.first + i, name, episodes) for i, (name, episodes) in enumerate(crew)]
         self.turn = self.actors[0]
-        self.world = World(self)
+        self.world = world_of(self)
         heard = ToldNear(self) if scenario.l1 or scenario.witness else None
         self.near = heard if scenario.l1 else None
         self.heard = heard
@@ -331,15 +365,27 @@ class Process:
     def die(self, number: int) -> None:
         self.actors[number].dead = True
 
-    def learn(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.world.learn_incarnation(incarnation_of(epoch))
+    def learn(self, server: int, epoch: int) -> None:
+        self.seen = (*self.seen[:server], epoch, *self.seen[server + 1 :])
+        incarnation = incarnation_of(server, epoch)
+        if isinstance(self.world, SpreadWorld):
+            self.world.learn_server(server, incarnation)
+        else:
+            self.world.learn_incarnation(incarnation)
 
-    def enter(self, at: int, clock: float, epoch: int) -> None:
+    def learn_all(self, epochs: tuple[int, ...]) -> None:
+        for server, epoch in enumerate(epochs if self.scenario.spread else epochs[:1]):
+            if epoch >= 0:
+                self.learn(server, epoch)
+
+    def move(self) -> None:
+        """Told MOVED: the values are on the other server."""
+        self.moved = True
+
+    def enter(self, at: int, clock: float, seen: tuple[int, ...], moved: bool) -> None:
         """Go straight to an episode; what came before has left nothing behind."""
-        self.clock = clock
-        if epoch >= 0:
-            self.learn(epoch)
+        self.clock, self.moved = clock, moved
+        self.learn_all(seen)
         self.actors[0].at = at - 1
         self._next_episode(self.actors[0])
 
@@ -350,7 +396,7 @@ class Process:
             return None
         if len(self.world.flights) or self.site.late_names or type(actor.command) not in (Note, Write):
             return None
-        return ("enter", actor.at, self.clock, self.epoch)
+        return ("enter", actor.at, self.clock, self.seen, self.moved)
 
     # --
 
@@ -395,7 +441,8 @@ class Process:
             self.world.flights.summary(),  # type: ignore[attr-defined]
             near,
             tuple(self.site.late_names.items()),
-            self.epoch,
+            self.seen,
+            self.moved,
             self.clock,
             self.stale,
         )
@@ -425,7 +472,8 @@ class Node(Struct, frozen=True, eq=False):
     event: tuple[Any, ...]
     wants: tuple[Want | None, ...]
     shared: bool
-    epoch: int
+    seen: tuple[int, ...]
+    moved: bool
     kept: int | None
     stale: str
 
@@ -460,9 +508,11 @@ def parts(command: Any) -> tuple[Any, ...]:
     match command:
         case Fetch(keys=keys):
             return tuple(Fetch((key,)) for key in keys)
-        case Begin(slots=slots, tokens=tokens, lease=lease, token_ttl=ttl):
-            return tuple(Begin((s,), (), lease, ttl) for s in slots) + tuple(
-                Begin((), (t,), lease, ttl) for t in tokens
+        case Begin(slots=slots, tokens=tokens, lease=lease, token_ttl=ttl, dead=dead):
+            return (
+                *(Begin((s,), (), lease, ttl) for s in slots),
+                *(Begin((), (t,), lease, ttl) for t in tokens),
+                *(Begin((), (), lease, ttl, (d,)) for d in dead),
             )
         case Claim(slots=slots, tokens=tokens, ttl=lease, token_ttl=ttl):
             return tuple(Claim((s,), (), lease, ttl) for s in slots) + tuple(
@@ -490,21 +540,26 @@ def merge(command: Any, replies: list[Any]) -> Any:
 
 
 class State(NamedTuple):
-    """Everything at one moment; ``rows`` and ``before`` are numbers of contents of the store."""
+    """Everything at one moment; ``rows`` and ``before`` are numbers of contents of the store.
+
+    ``before`` is what a failover would bring back: of the values (and all there is, on one server), of the
+    tags. ``epochs`` are those of the servers, ``moved`` whether the values' slot has moved.
+    """
 
     rows: int
-    before: int
+    before: tuple[int, ...]
     db: int
     acknowledged: int
-    epoch: int
-    budget: tuple[int, int, int, int, int]
+    epochs: tuple[int, ...]
+    moved: bool
+    budget: tuple[int, int, int, int, int, int]
     nodes: tuple[Node, ...]
     inbox: tuple[tuple[int, int, int, Any], ...]
     """Replies that have not been read: process, actor, part of the command, reply."""
 
 
 OURS = (Note, Write, Acknowledge, Load, Expire)
-EVICT, FAILOVER, CANCEL, DIE, LOSE = range(5)
+EVICT, FAILOVER, CANCEL, DIE, LOSE, MOVE = range(6)
 Choice = tuple[Any, ...]
 Rows = tuple[tuple[str, tuple[bytes, float]], ...]
 
@@ -531,6 +586,7 @@ class Explorer:
         self.scenario = scenario
         self.report = Report()
         self.time = 0.0
+        self.halves = (0, 1) if scenario.spread else (0,)
         self.store = EmbeddedStore(2**30, lambda: 0.0)
         # With an L1, what a get does between its note and its first command is others' business too.
         self.joins_notes = not (scenario.l1 or scenario.witness or scenario.cluster)
@@ -543,7 +599,7 @@ class Explorer:
         self._performed: dict[tuple[int, Any], tuple[int, Any]] = {}
         self._nodes: dict[Any, Node] = {}
         self._next: dict[tuple[Any, ...], Node] = {}
-        self._stored: dict[tuple[int, int], Any] = {}
+        self._stored: dict[Any, Any] = {}
         self.start = self._start()
 
     # -- remembered answers of stores and processes
@@ -604,8 +660,8 @@ class Explorer:
             if earlier is not None and entered is not None:
                 earlier, event = self.origins[index], entered
             node = self._nodes[key] = Node(
-                index, earlier, event, wants, process.shared, process.epoch, process.l1_version(),
-                process.stale,
+                index, earlier, event, wants, process.shared, process.seen, process.moved,
+                process.l1_version(), process.stale,
             )  # fmt: skip
         self.report.covered.update(n for n, count in process.site.counts.snapshot().items() if count)
         process.end()
@@ -623,7 +679,7 @@ class Explorer:
         rows = self.number(())
         if self.scenario.before:
             process = Process(self.scenario, -1, 0.0)
-            process.learn(0)
+            process.learn_all((0, 0, 0))
             (actor,) = process.actors
             while actor.command is not None:
                 if type(actor.command) is Note:
@@ -635,22 +691,47 @@ class Explorer:
                     process.reply(0, reply)
         s = self.scenario
         self.origins = tuple(self._node(Process(s, i, s.clock), i, None, ()) for i in range(len(s.processes)))
-        budget = (s.evictions, s.failovers, s.cancels, s.deaths, s.losses)
-        return State(rows, rows, 0, 0, 0, budget, self.origins, ())
+        budget = (s.evictions, s.failovers, s.cancels, s.deaths, s.losses, s.moves)
+        before = tuple(self.half(rows, half) for half in self.halves)
+        return State(rows, before, 0, 0, (0, 0, 0), False, budget, self.origins, ())
 
-    def stored(self, rows: int, epoch: int) -> int | None:
+    def half(self, rows: int, half: int) -> int:
+        """What the values' server holds, or that of the tags; on one server it is the same."""
+        if not self.scenario.spread:
+            return rows
+        kept = tuple(row for row in self._rows[rows] if (server_of(row[0], False) == 1) == bool(half))
+        return self.number(kept)
+
+    def wrote(self, rows: int, after: int, before: tuple[int, ...]) -> tuple[int, ...]:
+        """What a failover would bring back, after a step from ``rows`` to ``after``."""
+        if rows == after:
+            return before
+        halves = ((self.half(rows, half), self.half(after, half)) for half in self.halves)
+        return tuple(was if was != now else b for (was, now), b in zip(halves, before, strict=True))
+
+    def fail_over(self, state: State, half: int) -> State:
+        """The server of this half forgets its last write, and is another one from now on."""
+        rows = self._rows[state.before[half]]
+        if self.scenario.spread:
+            rows = tuple(sorted((*rows, *self._rows[self.half(state.rows, 1 - half)])))
+        server = 1 if half else server_of("", state.moved)
+        epochs = tuple(e + (s == server) for s, e in enumerate(state.epochs))
+        return state._replace(rows=self.number(rows), epochs=epochs, budget=spent(state.budget, FAILOVER))
+
+    def stored(self, rows: int, epochs: tuple[int, ...], moved: bool) -> int | None:
         """What a get from nowhere would be answered with if it is a hit."""
-        known = self._stored.get((rows, epoch), self)
+        known = self._stored.get((rows, epochs, moved), self)
         if known is self:
             process = Process(self.scenario, -1, self.scenario.clock)
-            process.learn(epoch)
+            process.moved = moved
+            process.learn_all(epochs)
             flow = peek(process.site, process.call(), None)
             command = next(flow)
             try:
                 while True:
                     command = flow.send(self.perform(rows, command)[1])
             except StopIteration as stop:
-                known = self._stored[rows, epoch] = stop.value
+                known = self._stored[rows, epochs, moved] = stop.value
         return known
 
     def wrong(self, state: State) -> str:
@@ -661,7 +742,7 @@ class Explorer:
                 return node.stale
             if node.kept is not None and node.kept < least:
                 return f"L1 holds {node.kept}, {least} is acknowledged"
-        stored = self.stored(state.rows, state.epoch)
+        stored = self.stored(state.rows, state.epochs, state.moved)
         if stored is not None and stored < least:
             return f"L2 holds {stored}, {least} is acknowledged"
         return ""
@@ -701,18 +782,24 @@ class Explorer:
         if moves:
             if budget[EVICT]:
                 moves += [("evict", key) for key, _ in self._rows[rows]]
-            if budget[FAILOVER] and state.before != rows:
-                moves.append(("failover",))
+            if budget[FAILOVER]:
+                lost = [h for h in self.halves if state.before[h] != self.half(rows, h)]
+                moves += [("failover", half) for half in lost]
+            if budget[MOVE]:
+                moves.append(("move",))
         return moves
 
     def take(self, state: State, choice: Choice) -> State:
         kind = choice[0]
-        rows, before, db, acknowledged, epoch, budget, nodes, inbox = state
+        rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox = state
         if kind == "evict":
             left = tuple(row for row in self._rows[rows] if row[0] != choice[1])
             return state._replace(rows=self.number(left), budget=spent(budget, EVICT))
         if kind == "failover":
-            return state._replace(rows=before, epoch=epoch + 1, budget=spent(budget, FAILOVER))
+            return self.fail_over(state, choice[1])
+        if kind == "move":  # with all that was acknowledged: there is nothing to forget yet
+            there = (self.half(rows, 0), *before[1:])
+            return state._replace(before=there, moved=True, budget=spent(budget, MOVE))
         _, p, a, *rest = choice
         node = nodes[p]
         want: Want = node.wants[a]  # type: ignore[assignment]
@@ -729,15 +816,14 @@ class Explorer:
                 database = Database(db)
                 reply, db = Loaded(command.call.load(database)), database.version
             else:
-                node = self._connected(node, epoch)
+                node = self._connected(node, command, epochs, moved)
                 after, reply = self.perform(rows, command)
-                if after != rows:
-                    rows, before = after, rows
+                rows, before = after, self.wrote(rows, after, before)
             if len(want.parts) > 1 or (node.shared and type(command) is not Note):
                 inbox = tuple(sorted((*inbox, (p, a, rest[0], reply)), key=itemgetter(0, 1, 2)))
                 if node.shared or len(mine) + 1 < len(want.parts):
                     nodes = (*nodes[:p], node, *nodes[p + 1 :])
-                    return State(rows, before, db, acknowledged, epoch, budget, nodes, inbox)
+                    return State(rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox)
                 mine = tuple(m for m in inbox if m[0] == p and m[1] == a)
                 reply = merge(want.command, [m[3] for m in mine])
             node = self.follow(node, ("reply", a, reply))
@@ -751,11 +837,10 @@ class Explorer:
         elif kind == "cancel":
             node, budget = self.follow(node, ("cancel", a)), spent(budget, CANCEL)
         elif kind == "lose":
-            node = self._connected(node, epoch)
+            node = self._connected(node, command, epochs, moved)
             if rest[0]:
                 after, _ = self.perform(rows, command)
-                if after != rows:
-                    rows, before = after, rows
+                rows, before = after, self.wrote(rows, after, before)
             node, budget = self.follow(node, ("lose", a)), spent(budget, LOSE)
         else:
             node = self.follow(node, (kind, a))
@@ -767,17 +852,31 @@ class Explorer:
             acknowledged = max(acknowledged, then.command.version)
             node = self.follow(node, ("reply", a, None))
         state = State(
-            rows, before, db, acknowledged, epoch, budget, (*nodes[:p], node, *nodes[p + 1 :]), inbox
+            rows,
+            before,
+            db,
+            acknowledged,
+            epochs,
+            moved,
+            budget,
+            (*nodes[:p], node, *nodes[p + 1 :]),
+            inbox,
         )
         if type(command) is Note and then is not None and type(then.command) is Fetch and self.joins_notes:
             return self.take(state, ("step", p, a, 0))
         return state
 
-    def _connected(self, node: Node, epoch: int) -> Node:
+    def _connected(self, node: Node, command: Any, epochs: tuple[int, ...], moved: bool) -> Node:
         """A new connection learns whose server it is before it carries anything."""
-        if node.epoch == epoch:
+        server = 0
+        if self.scenario.spread:
+            for key in keys_of(command):
+                server = server_of(key, moved)
+                if server != 1 and moved != node.moved:
+                    node = self.follow(node, ("move",))
+        if node.seen[server] == epochs[server]:
             return node
-        return self.follow(node, ("learn", epoch))
+        return self.follow(node, ("learn", server, epochs[server]))
 
     # -- going through them
 
@@ -836,7 +935,7 @@ class Explorer:
 
     def _line(self, state: State, choice: Choice) -> str:
         kind, *rest = choice
-        if kind in ("evict", "failover"):
+        if kind in ("evict", "failover", "move"):
             return " ".join(map(str, choice))
         want: Want = state.nodes[rest[0]].wants[rest[1]]  # type: ignore[assignment]
         after = self.take(state, choice)
@@ -846,8 +945,8 @@ class Explorer:
         return f"{name:12} {kind:8} {what:11} {known} | {shown}"
 
 
-def incarnation_of(epoch: int) -> bytes:
-    return bytes([epoch + 1]) * 8
+def incarnation_of(server: int, epoch: int) -> bytes:
+    return bytes([16 * server + epoch + 1]) * 8
 
 
 def spent(budget: Any, which: int) -> Any:

@@ -130,6 +130,17 @@ HELD_DROPPED = apart(reader(get), reader(get), ("writer", (TAG_DIES,)), ("other"
 HELD_TWICE = apart(
     reader(get), reader(get), ("writer", (KEY_DIES,)), ("other", (mutate(dies=False, tags=()),))
 )
+SPREAD = apart(reader(get), reader(get), ("writer", (by_tag,)), cluster=True, spread=True, failovers=1)
+MOVED = apart(
+    reader(get),
+    reader(get),
+    ("writer", (by_key,)),
+    tags=(),
+    cluster=True,
+    spread=True,
+    moves=1,
+    failovers=1,
+)
 FAILOVER = apart(reader(get), reader(get), WRITER, evictions=1, failovers=1)
 LATE = together(reader(get), reader(get), ("writer", (by_late_tag,)), tags=(), late=("late",), witness=True)
 LATE_L1 = together(reader(get), reader(get), ("writer", (by_late_tag,)), tags=(), late=("late",), l1=True)
@@ -145,6 +156,8 @@ EXHAUSTIVE: dict[str, tuple[Scenario, set[str]]] = {
         {"hits_l2", "refused"},
     ),
     "a failover that forgets the last write": (FAILOVER, {"hits_l2", "refused"}),
+    "in a cluster, a failover of the values' server or of the tags'": (SPREAD, {"hits_l2", "refused"}),
+    "in a cluster, a slot that moves, and a failover": (MOVED, {"hits_l2", "refused"}),
     "a held transaction whose writer dies, by key": (HELD, {"hits_l2", "refused"}),
     "a held transaction whose writer dies, by tag": (
         apart(reader(get), reader(get), ("writer", (mutate(dies=True, keys=()),))),

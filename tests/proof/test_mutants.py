@@ -15,7 +15,7 @@ from cacheaside.engine.commands import Fetch, Wait
 from cacheaside.entry import NONCE, Marker, Value, is_token, pack_tags, unpack_tags
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
-from tests.proof.explorer import Explorer, Scenario, Violation, World
+from tests.proof.explorer import Explorer, Scenario, SpreadWorld, Violation, World
 from tests.proof.scenarios import (
     APART,
     BESIDE,
@@ -27,6 +27,8 @@ from tests.proof.scenarios import (
     L1,
     LATE,
     LATE_L1,
+    MOVED,
+    SPREAD,
     UPDATE,
 )
 
@@ -111,6 +113,21 @@ def incarnation_not_compared(patch: Patch) -> None:
     patch.setattr(World, "accepts", lambda *_: True)
 
 
+def token_of_a_dead_server_believed(patch: Patch) -> None:
+    """The values' servers live, and a tag's server has forgotten that it rotated the token."""
+    patch.setattr(SpreadWorld, "accepts_tag", lambda *_: True)
+
+
+def any_living_incarnation_accepted(patch: Patch) -> None:
+    """A value keeps what it carries when its slot moves, and is believed while the server it left lives."""
+
+    def lenient(world: SpreadWorld, incarnation: bytes, key: str) -> bool:
+        accepted: bool = world.process.tell(incarnation in world._incarnations.values())
+        return accepted
+
+    patch.setattr(SpreadWorld, "accepts", lenient)
+
+
 def holds_ignored(patch: Patch) -> None:
     """Holds are replaced like anything else that is of no use."""
     patch.setattr(look, "Held", None)
@@ -190,6 +207,8 @@ MUTANTS: list[tuple[Mutant, Scenario]] = [
     (missing_token_is_valid, APART),
     (tokens_not_compared, APART),
     (incarnation_not_compared, FAILOVER),
+    (token_of_a_dead_server_believed, SPREAD),
+    (any_living_incarnation_accepted, MOVED),
     (holds_ignored, HELD),
     (holds_dropped, HELD_DROPPED),
     (holds_claimed, HELD_PUT),
