@@ -191,6 +191,14 @@ class StoreContract:
         assert begun.tokens == (token(1), token(3))
         assert fetch(do, TOKEN, TOKEN_2) == [token(1), token(3)]
 
+    def test_a_dead_token_is_replaced_unless_another_took_its_place(self, do: Do) -> None:
+        do(Begin((), ((TOKEN, token(1)),), 60, 60))
+        dead = ((TOKEN, token(2), token(1)), (TOKEN_2, token(3), token(1)))
+        assert do(Begin((), (), 60, 60, dead)).tokens == (token(2), token(3))
+        begun = do(Begin((), ((TOKEN, token(4)),), 60, 60, ((TOKEN, token(5), token(1)),)))
+        assert begun.tokens == (token(2), token(2))
+        assert fetch(do, TOKEN, TOKEN_2) == [token(2), token(3)]
+
     def test_a_slot_is_replaced_only_while_it_opens_with_what_was_seen(self, do: Do) -> None:
         do(Begin((Place(SLOT, placeholder(1)),), (), 60, 60))
         wrong = do(Begin((Place(SLOT, placeholder(2), placeholder(9)[:HEAD]),), (), 60, 60))
