@@ -16,6 +16,7 @@ from cacheaside.errors import (
     StoreUnavailable,
     WaitTimeout,
 )
+from cacheaside.keyspace import Key, Keyspace
 from cacheaside.missing import MISSING
 
 __version__ = "0.1.0"
@@ -27,7 +28,9 @@ __all__ = [
     "CodecError",
     "ConfigError",
     "InvalidationNotAcknowledged",
+    "Key",
     "KeyTemplateError",
+    "Keyspace",
     "LoadTimeout",
     "Receipt",
     "StoreUnavailable",

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, Self, Unpack, cast
+from typing import Any, Literal, Self, Unpack, cast, overload
 
 import cachetools
 
@@ -23,6 +23,7 @@ from cacheaside.engine.drive import Driver, Store
 from cacheaside.errors import ConfigError
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
 from cacheaside.keys import RawKeys, check_namespace
+from cacheaside.keyspace import Key
 from cacheaside.many import cached_many_decorator
 from cacheaside.metrics import observe
 from cacheaside.names import key_names, tag_names
@@ -207,11 +208,29 @@ class Cache(Operations):
 
     # -- decorators
 
-    def cached(self, *, ns: str, key: str | None = None, **options: Unpack[CachedOptions]) -> CacheDecorator:
+    @overload
+    def cached(
+        self, *, ns: str, key: str | None = None, **options: Unpack[CachedOptions]
+    ) -> CacheDecorator: ...
+    @overload
+    def cached(
+        self, *, ns: str | None = None, key: Key[...], **options: Unpack[CachedOptions]
+    ) -> CacheDecorator: ...
+    def cached(
+        self, *, ns: str | None = None, key: str | Key[...] | None = None, **options: Unpack[CachedOptions]
+    ) -> CacheDecorator:
         """``cacheaside.cached`` on this cache."""
         return cached_decorator(lambda: self, id(self), ns=ns, key=key, options=options)
 
-    def cached_many(self, *, ns: str, key: str, **options: Unpack[ManyOptions]) -> ManyDecorator:
+    @overload
+    def cached_many(self, *, ns: str, key: str, **options: Unpack[ManyOptions]) -> ManyDecorator: ...
+    @overload
+    def cached_many(
+        self, *, ns: str | None = None, key: Key[...], **options: Unpack[ManyOptions]
+    ) -> ManyDecorator: ...
+    def cached_many(
+        self, *, ns: str | None = None, key: str | Key[...], **options: Unpack[ManyOptions]
+    ) -> ManyDecorator:
         """``cacheaside.cached_many`` on this cache."""
         return cached_many_decorator(lambda: self, id(self), ns=ns, key=key, options=options)
 
@@ -219,14 +238,22 @@ class Cache(Operations):
         self,
         *,
         tags: TagTemplates = (),
-        keys: Iterable[str] = (),
+        keys: Iterable[str | Key[...]] = (),
         ns: str | None = None,
         on_error: bool = False,
     ) -> SameDecorator:
         """``cacheaside.invalidates`` on this cache."""
         return invalidates_decorator(lambda: self, tags=tags, keys=keys, ns=ns, on_error=on_error)
 
-    def updates(self, *, ns: str, key: str, **options: Unpack[UpdatesOptions]) -> SameDecorator:
+    @overload
+    def updates(self, *, ns: str, key: str, **options: Unpack[UpdatesOptions]) -> SameDecorator: ...
+    @overload
+    def updates(
+        self, *, ns: str | None = None, key: Key[...], **options: Unpack[UpdatesOptions]
+    ) -> SameDecorator: ...
+    def updates(
+        self, *, ns: str | None = None, key: str | Key[...], **options: Unpack[UpdatesOptions]
+    ) -> SameDecorator:
         """``cacheaside.updates`` on this cache."""
         return updates_decorator(lambda: self, ns=ns, key=key, options=options)
 

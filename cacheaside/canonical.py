@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -85,6 +86,11 @@ def _key_text(text: str) -> str:
     return f"%{ord(escaped[0]):02X}{escaped[1:]}" if _SPELLS_ANOTHER_TYPE(escaped) else escaped
 
 
+def _base64_text(text: str) -> str:
+    # Not NFC: no two texts are one here.
+    return b64encode(text.encode("utf-8", "surrogatepass")).decode("ascii")
+
+
 class _Memo(dict[str, str]):
     """A bounded memory of a pure function of a str; a hit is one dictionary look-up, without a lock."""
 
@@ -101,7 +107,8 @@ class _Memo(dict[str, str]):
 
 
 key_texts = _Memo(_key_text)
-tag_texts = _Memo(escape)
+escaped_texts = _Memo(escape)
+base64_texts = _Memo(_base64_text)
 tag_names = _Memo(tag_name)
 
 
@@ -118,9 +125,38 @@ def tag_part(value: object, label: str) -> str:
     return _render(value, label, key=False)
 
 
-def key_part_without(value: object, label: str, *separators: int) -> str:
+def key_part_without(value: object, label: str, kind: str, *separators: int) -> str:
     """Render for a template whose fields are parted by characters that values may hold: mark them there."""
-    return _render(value, label, key=True).translate({code: f"%%{code:02X}" for code in separators})
+    text = typed_part(value, label, kind) if kind else _render(value, label, key=True)
+    return text.translate({code: f"%%{code:02X}" for code in separators})
+
+
+def typed_part(value: object, label: str, kind: str) -> str:
+    """Render for a field of one kind, whose values need not be told from those of another type.
+
+    ``id``: an int, a str or a UUID, where 42 and "42" are one. ``int``: a whole number. ``str``: a text,
+    escaped. ``text``: free text, in base64. ``hash``: whatever has a canonical form, as a hash of it. Raises
+    KeyTemplateError, naming the argument, for anything else.
+    """
+    if kind == "hash":
+        return blake2b(_one(value, label), digest_size=16).hexdigest()
+    if kind in ("id", "int") and isinstance(value, int) and not isinstance(value, bool):
+        return int.__repr__(value)
+    if kind != "int" and isinstance(value, str):
+        return (base64_texts if kind == "text" else escaped_texts)[str.__str__(value)]
+    if kind == "id" and isinstance(value, UUID):
+        return str(value)
+    wanted = {"id": "an int, a str or a UUID", "int": "an int"}.get(kind, "a str")
+    raise KeyTemplateError(f"{label} must be {wanted}, as its key says, not {type_name(value)}: {value!r}")
+
+
+def _one(value: object, label: str) -> bytes:
+    try:
+        return _pack(_tree(value))
+    except RecursionError:
+        raise KeyTemplateError(f"{label} contains itself or is nested too deeply") from None
+    except _NoForm as refused:
+        raise KeyTemplateError(f"{label} {refused}: give what identifies it") from None
 
 
 def _render(value: object, label: str, *, key: bool) -> str:
@@ -131,7 +167,7 @@ def _render(value: object, label: str, *, key: bool) -> str:
         # A composite flag has no name; its number can't be the name of a member.
         return f"%m{escape(f'{type(value).__name__}.{value.value if name is None else name}')}"
     if isinstance(value, str):
-        return (key_texts if key else tag_texts)[str.__str__(value)]
+        return (key_texts if key else escaped_texts)[str.__str__(value)]
     if value is None or isinstance(value, bool):
         return str(value)
     if isinstance(value, int):

@@ -18,6 +18,7 @@ import wrapt
 from cacheaside.errors import ConfigError
 from cacheaside.faces import CacheDecorator
 from cacheaside.keys import Kind, check_namespace
+from cacheaside.keyspace import Key, placed
 from cacheaside.options import CachedOptions, Options
 from cacheaside.plan import Fn, Plan
 
@@ -241,19 +242,20 @@ def cached_decorator(
     source: Callable[[], Cache],
     scope: Any,
     *,
-    ns: str,
-    key: str | None,
+    ns: str | None,
+    key: str | Key[...] | None,
     options: CachedOptions,
 ) -> CacheDecorator:
     """The decorator behind ``cached`` on the default cache and on a ``Cache``."""
-    check_namespace(ns)
-    chosen = Options("cached", options, CachedOptions)
+    place, template, given = placed("cached", ns, key, options)
+    check_namespace(place)
+    chosen = Options("cached", given, CachedOptions)
 
     def decorate(target: Any) -> Any:
         fn, kind = unwrap_kind(target, "cached")
-        plan = Plan(fn, kind, ns=ns, key=key, options=chosen, source=source)
+        plan = Plan(fn, kind, ns=place, key=template, options=chosen, source=source)
         function = make_cached(plan)
-        claim(scope, "cached", ns, key, shape_of(key), function, fn)
+        claim(scope, "cached", place, template, shape_of(template), function, fn)
         return function
 
     return cast(CacheDecorator, decorate)

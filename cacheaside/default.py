@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Any, Final, Unpack
+from typing import Any, Final, Unpack, overload
 
 from cacheaside.cache import Cache
 from cacheaside.decorators import cached_decorator
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator, as_made_by
 from cacheaside.fork import renew_after_fork
+from cacheaside.keyspace import Key
 from cacheaside.many import cached_many_decorator
 from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
 from cacheaside.writers import invalidates_decorator, updates_decorator
@@ -65,13 +66,20 @@ def configure(url: str | Cache | None = None, **settings: Any) -> Cache:
     return cache
 
 
-def cached(*, ns: str, key: str | None = None, **options: Unpack[CachedOptions]) -> CacheDecorator:
+@overload
+def cached(*, ns: str, key: str | None = None, **options: Unpack[CachedOptions]) -> CacheDecorator: ...
+@overload
+def cached(*, ns: str | None = None, key: Key[...], **options: Unpack[CachedOptions]) -> CacheDecorator: ...
+def cached(
+    *, ns: str | None = None, key: str | Key[...] | None = None, **options: Unpack[CachedOptions]
+) -> CacheDecorator:
     """Cache what the decorated function returns. All times are seconds, numbers or timedelta.
 
     Args:
         ns: the namespace, first part of the key.
         key: the rest of the key, a template over the arguments such as ``"feed:{user_id}"``; without
-            one, the function's qualified name and a hash of all arguments.
+            one, the function's qualified name and a hash of all arguments. A ``Key`` of a ``Keyspace``
+            brings its namespace, ttl and tags, unless others are given.
         ttl: how long a result is fresh, or a function of the result; default: the cache's.
         tags: templates over the arguments and ``{result...}``, or a function of them; an
             ``invalidates`` of any tag drops the entry.
@@ -98,7 +106,13 @@ def cached(*, ns: str, key: str | None = None, **options: Unpack[CachedOptions])
     return cached_decorator(default_cache, SCOPE, ns=ns, key=key, options=options)
 
 
-def cached_many(*, ns: str, key: str, **options: Unpack[ManyOptions]) -> ManyDecorator:
+@overload
+def cached_many(*, ns: str, key: str, **options: Unpack[ManyOptions]) -> ManyDecorator: ...
+@overload
+def cached_many(*, ns: str | None = None, key: Key[...], **options: Unpack[ManyOptions]) -> ManyDecorator: ...
+def cached_many(
+    *, ns: str | None = None, key: str | Key[...], **options: Unpack[ManyOptions]
+) -> ManyDecorator:
     """Cache a function of many ids by single id: partial hits, one load of what is missing.
 
     The first parameter takes the ids; the function returns a dict by id; ids that it leaves out are
@@ -111,7 +125,7 @@ def cached_many(*, ns: str, key: str, **options: Unpack[ManyOptions]) -> ManyDec
 def invalidates(
     *,
     tags: TagTemplates = (),
-    keys: Iterable[str] = (),
+    keys: Iterable[str | Key[...]] = (),
     ns: str | None = None,
     on_error: bool = False,
 ) -> SameDecorator:
@@ -119,13 +133,19 @@ def invalidates(
 
     Args:
         tags: templates over the arguments and ``{result...}``, or a function of them.
-        keys: key templates in ``ns``, over the arguments.
+        keys: key templates in ``ns``, over the arguments, or ``Key`` objects with their own namespace.
         on_error: also when the function raises; what names the result is left out then.
     """
     return invalidates_decorator(default_cache, tags=tags, keys=keys, ns=ns, on_error=on_error)
 
 
-def updates(*, ns: str, key: str, **options: Unpack[UpdatesOptions]) -> SameDecorator:
+@overload
+def updates(*, ns: str, key: str, **options: Unpack[UpdatesOptions]) -> SameDecorator: ...
+@overload
+def updates(*, ns: str | None = None, key: Key[...], **options: Unpack[UpdatesOptions]) -> SameDecorator: ...
+def updates(
+    *, ns: str | None = None, key: str | Key[...], **options: Unpack[UpdatesOptions]
+) -> SameDecorator:
     """Run the decorated function and make its result the value of ``key``.
 
     ``ns``, ``key``, ``ttl``, ``tags``, ``jitter``, ``negative_ttl``, ``cache_if``, ``codec`` and

@@ -15,8 +15,10 @@ from zlib import crc32
 from .canonical import (
     CONTROL,
     LONGEST,
+    base64_texts,
     encode,
     escape,
+    escaped_texts,
     key_part,
     key_part_without,
     key_texts,
@@ -25,8 +27,8 @@ from .canonical import (
     tag_name,
     tag_names,
     tag_part,
-    tag_texts,
     type_name,
+    typed_part,
 )
 from .errors import ConfigError, KeyTemplateError
 from .templates import (
@@ -79,10 +81,13 @@ _HELPERS: Final[dict[str, object]] = {
     "shorten": shorten,
     "sorted": sorted,
     "str": str,
+    "str_text": escaped_texts,
     "tag": tag_names,
     "tag_part": tag_part,
-    "tag_text": tag_texts,
+    "tag_text": escaped_texts,
+    "text_text": base64_texts,
     "type": type,
+    "typed_part": typed_part,
 }
 
 
@@ -117,23 +122,33 @@ def compile_key(fn: AnyFunction, kind: Kind, ns: str, template: str | None) -> K
     )
 
 
-def _key_renderer(private: str, separators: list[int]) -> Callable[[str, str], str]:
+def _key_renderer(private: str, separators: list[int]) -> Callable[[str, str, str], str]:
     if not separators:
         return _fast_renderer(private, "key")
     marks = ", ".join(map(str, separators))
 
-    def render(source: str, label: str) -> str:
-        return f"{private}key_part_without({source}, {label}, {marks})"
+    def render(source: str, label: str, kind: str) -> str:
+        return f"{private}key_part_without({source}, {label}, {kind!r}, {marks})"
 
     return render
 
 
-def _fast_renderer(private: str, role: str) -> Callable[[str, str], str]:
+def _fast_renderer(private: str, role: str) -> Callable[[str, str, str], str]:
     """Render exact ints and strs without a call; an f-string formats an int faster than str() does."""
     p = private
 
-    def render(source: str, label: str) -> str:
+    def render(source: str, label: str, kind: str) -> str:
         value, first = (source, source) if source.isidentifier() else (f"{p}v", f"{p}v := {source}")
+        if kind:
+            if kind == "hash":
+                return f"{p}typed_part({source}, {label}, {kind!r})"
+            slow = f"{p}typed_part({value}, {label}, {kind!r})"
+            if kind == "int":
+                return f"{value} if {p}type({first}) is {p}int else {slow}"
+            if kind == "id":
+                slow = f"{value} if {p}type({value}) is {p}int else {slow}"
+            text = "text" if kind == "text" else "str"
+            return f"{p}{text}_text[{value}] if {p}type({first}) is {p}str else {slow}"
         return (
             f"{value} if {p}type({first}) is {p}int "
             f"else {p}{role}_text[{value}] if {p}type({value}) is {p}str "

@@ -21,6 +21,7 @@ from cacheaside.engine.many import read_many
 from cacheaside.errors import CodecError, ConfigError
 from cacheaside.faces import ManyDecorator
 from cacheaside.keys import Kind, Signature, check_namespace
+from cacheaside.keyspace import Key, placed
 from cacheaside.options import ManyOptions, Options
 from cacheaside.plan import Plan, result_codec
 from cacheaside.telemetry import NAMESPACE, Attributes
@@ -37,13 +38,14 @@ def cached_many_decorator(
     source: Callable[[], Cache],
     scope: Any,
     *,
-    ns: str,
-    key: str,
+    ns: str | None,
+    key: str | Key[...],
     options: ManyOptions,
 ) -> ManyDecorator:
     """The decorator behind ``cached_many`` on the default cache and on a ``Cache``."""
-    check_namespace(ns)
-    chosen = Options("cached_many", options, ManyOptions)
+    place, template, given = placed("cached_many", ns, key, options)
+    check_namespace(place)
+    chosen = Options("cached_many", given, ManyOptions)
     timeout = options.get("load_timeout")
     if isinstance(timeout, tuple) and timeout and timeout[0] is not None:
         raise ConfigError(
@@ -53,13 +55,13 @@ def cached_many_decorator(
 
     def decorate(target: Any) -> Any:
         fn, kind = unwrap_kind(target, "cached_many")
-        ids, item = id_parameters(fn, kind, key)
+        ids, item = id_parameters(fn, kind, template)
         one = single(fn, kind, ids, item)
         plan = Plan(
             one,
             kind,
-            ns=ns,
-            key=key,
+            ns=place,
+            key=template,
             options=chosen,
             source=source,
             codec=lambda: result_codec(fn, chosen, of=of_one),
@@ -67,19 +69,19 @@ def cached_many_decorator(
         )
         batch = Batch(fn, kind, plan, ids)
         function = CachedMany(batch)
-        claim(scope, "cached_many", ns, key, shape_of(key), function, fn)
+        claim(scope, "cached_many", place, template, shape_of(template), function, fn)
         return function
 
     return cast(ManyDecorator, decorate)
 
 
-def id_parameters(fn: Fn, kind: Kind, key: str) -> tuple[str, str]:
+def id_parameters(fn: Fn, kind: Kind, key: str | None) -> tuple[str, str]:
     """The parameter that takes the ids, and the name that the template gives to one of them."""
     signature = Signature(fn, kind)
     own = [n for n in signature.names if n != signature.receiver]
     if not own or own[0] in (signature.var_positional, signature.var_keyword):
         raise ConfigError(f"@cached_many on {fn.__qualname__}: its first parameter must take the ids")
-    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(key, str):
         raise ConfigError(f'@cached_many on {fn.__qualname__} needs key="...{{id}}", the key of one item')
     fields = {f.split(".")[0].split("[")[0] for _, f, _, _ in string.Formatter().parse(key) if f}
     items = sorted(fields - set(signature.names))

@@ -11,7 +11,7 @@ from cacheaside.keys import check_namespace, tag_name
 def check_key(key: Any) -> str:
     if not isinstance(key, str) or key.find(":") < 1:
         raise ConfigError(f'key must be a string "ns:rest", such as "posts:post:42", not {key!r}')
-    return key
+    return key if type(key) is str else str.__str__(key)
 
 
 def names(parameter: str, given: Any) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from cacheaside.engine.write import Receipt, invalidate
 from cacheaside.entry import NEGATIVE
 from cacheaside.errors import CodecError, ConfigError, InvalidationNotAcknowledged, StoreUnavailable
 from cacheaside.keys import tag_name
+from cacheaside.keyspace import DeclaredKey
 from cacheaside.missing import MISSING
 from cacheaside.names import check_key, everything, key_names, tag_names
 from cacheaside.policy import Seconds, make_policy, seconds
@@ -327,7 +328,7 @@ class Operations:
     def _direct_call(
         self, key: str, load: Callable[[], Any], ttl: Seconds | None, tags: Iterable[str]
     ) -> tuple[Site, Call]:
-        return self._direct_site(ttl), Call(check_key(key), tag_names(tags), load)
+        return self._direct_site(ttl), direct_call(key, load, ttl, tag_names(tags))
 
     def _reading(self, site: Site, call: Call) -> Flow[Any]:
         transaction = self.collecting()
@@ -381,7 +382,7 @@ class Operations:
 
     def _set(self, values: Mapping[str, Any], ttl: Seconds | None, tags: Iterable[str]) -> Flow[list[bool]]:
         site, tagged = self._direct_site(ttl), tag_names(tags)
-        calls = [(Call(check_key(key), tagged, _nothing), value) for key, value in values.items()]
+        calls = [(direct_call(key, _nothing, ttl, tagged), value) for key, value in values.items()]
         for _, value in calls:
             if value is not None:
                 self.untyped.encode(value)  # what cannot be stored is the caller's mistake, said at once
@@ -480,6 +481,16 @@ class Operations:
         except StoreUnavailable as error:
             return f"{key}: {words[0]}; L2 did not answer ({error})"
         return f"{key}: {words[0]}; L2 {entry.words(now)}"
+
+
+def direct_call(key: str, load: Callable[[], Any], ttl: Seconds | None, tags: tuple[str, ...]) -> Call:
+    """The call of an operation; a declared key brings the ttl and the tags that were not given."""
+    if not isinstance(key, DeclaredKey):
+        return Call(check_key(key), tags, load)
+    call = Call(check_key(key), tags or key.tags, load)
+    if ttl is None:
+        call.ttl = key.ttl
+    return call
 
 
 def _nothing() -> None:

@@ -57,6 +57,8 @@ class Signature:
     """The names of all parameters, the receiver included."""
     namespace: dict[str, object]
     """The default values that *parameters* refers to."""
+    annotations: dict[str, object]
+    """What the parameters are declared to be, as it is written."""
     private: str
     """Underscores that no parameter begins with: what generated code adds to a function is called so."""
     kind: Kind
@@ -71,6 +73,7 @@ class Signature:
     def __init__(self, fn: AnyFunction, kind: Kind) -> None:
         parameters = parameters_of(fn)
         self.names = tuple(parameter.name for parameter in parameters)
+        self.annotations = {parameter.name: parameter.annotation for parameter in parameters}
         self.private = "_"
         while any(name.startswith(self.private) for name in self.names):
             self.private += "_"
@@ -165,18 +168,21 @@ def compile_function(
 
 
 @dataclass(frozen=True, slots=True)
-class _Field:
-    """A replacement field: its text, the parameter that it starts from, and the Python for it."""
+class Field:
+    """A replacement field: its text, the parameter that it starts from, the Python for it, and its kind."""
 
     text: str
     root: str
     source: str
+    kind: str = ""
 
 
 _FIELD: Final = re.compile(r"([^.\[\]]*)((?:\.[^.\[\]]+|\[[^\[\]]+\])*)")
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]")
 _INDEX: Final = re.compile(r"[\w .-]+")
 _UNSAFE_IN_LABEL: Final = re.compile(r"[^\w .<>()\[\]-]")
+KINDS: Final = ("id", "int", "str", "text", "hash")
+"""What a field of a key may be held to, as in ``{user_id:int}``; see ``canonical.typed_part``."""
 _PARTING: Final = re.compile(r"[:\s]")
 _PUNCTUATION: Final = re.compile(r"[!-/;-@\[-`|]")
 
@@ -196,7 +202,7 @@ class Template:
                 f"{role} of {self.name} is empty: write a template, such as 'feed:{{user_id}}'"
             )
         self.texts = [""]
-        self.fields: list[_Field] = []
+        self.fields: list[Field] = []
         try:
             parsed = list(Formatter().parse(text))
         except ValueError as error:
@@ -205,11 +211,7 @@ class Template:
             self.texts[-1] += literal
             if name is None:
                 continue
-            if spec or conversion:
-                self.fail(
-                    f"{{{name}}} has a conversion or format spec: leave it out, values are escaped for you"
-                )
-            self.fields.append(self._field(name))
+            self.fields.append(self._field(name, self._kind(name, spec or "", conversion)))
             self.texts.append("")
 
     @property
@@ -245,15 +247,24 @@ class Template:
             marked.append(ord(mark[0]))
         return marked
 
-    def source(self, render: Callable[[str, str], str], head: str = "") -> str:
-        """Return *head* and the template as an f-string; *render* takes a field's Python and its label."""
+    def source(self, render: Callable[[str, str, str], str], head: str = "") -> str:
+        """Return *head* and the template as an f-string; *render* takes a field's Python, label and kind."""
         source = _quote(head + self.texts[0])
         for part, text in zip(self.fields, self.texts[1:], strict=True):
             label = _UNSAFE_IN_LABEL.sub("?", f"{self.name}({part.text})")
-            source += f"{{{render(part.source, repr(label))}}}{_quote(text)}"
+            source += f"{{{render(part.source, repr(label), part.kind)}}}{_quote(text)}"
         return f'f"{source}"'
 
-    def _field(self, text: str) -> _Field:
+    def _kind(self, name: str, spec: str, conversion: str | None) -> str:
+        """What stands after the colon of a field of a key; nothing may in a tag."""
+        if conversion or (spec and (self.role != "key" or spec not in KINDS)):
+            kinds = f"; the kind of a field of a key may be {', '.join(KINDS)}" if self.role == "key" else ""
+            self.fail(
+                f"{{{name}}} has a conversion or format spec: leave it out, values are escaped for you{kinds}"
+            )
+        return spec
+
+    def _field(self, text: str, kind: str) -> Field:
         match = _FIELD.fullmatch(text)
         if match is None:
             self.fail(f"{{{text}}} is not a parameter with attributes (.id) and indexes ([0])")
@@ -265,8 +276,19 @@ class Template:
         if root == self.signature.receiver and not path:
             self.fail(f"{root} has no identity: name an attribute, {{{root}.tenant}}")
         if root == self.signature.var_keyword and not path:
-            return _Field(text, root, f"{self.signature.private}sorted({root}.items())")
-        return _Field(text, root, root + "".join(self._step(text, step) for step in _STEP.finditer(path)))
+            return Field(text, root, f"{self.signature.private}sorted({root}.items())", kind)
+        if not path:
+            self._check_kind(root, kind)
+        source = root + "".join(self._step(text, step) for step in _STEP.finditer(path))
+        return Field(text, root, source, kind)
+
+    def _check_kind(self, root: str, kind: str) -> None:
+        """Fail where no argument could be of this kind, for the parameter is declared as something else."""
+        wanted = {"int": "int", "str": "str", "text": "str"}.get(kind)
+        declared = self.signature.annotations.get(root)
+        name = getattr(declared, "__name__", declared)
+        if wanted and name != wanted and name in ("bool", "bytes", "float", "int", "str", "UUID"):
+            self.fail(f"{{{root}:{kind}}} is for an argument of type {wanted}, not {name}")
 
     def _step(self, text: str, step: re.Match[str]) -> str:
         attribute, index = step[1], step[2]

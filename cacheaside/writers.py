@@ -13,7 +13,7 @@ from cacheaside.engine.write import put
 from cacheaside.errors import ConfigError
 from cacheaside.faces import SameDecorator
 from cacheaside.keys import Kind, Signature, check_namespace, compile_key, compile_tags
-from cacheaside.names import names
+from cacheaside.keyspace import Key, placed, places
 from cacheaside.options import Options, TagTemplates, UpdatesOptions, kept
 from cacheaside.plan import Plan, is_async
 
@@ -56,24 +56,22 @@ def invalidates_decorator(
     source: Callable[[], Cache],
     *,
     tags: TagTemplates,
-    keys: Iterable[str],
+    keys: Iterable[str | Key[...]],
     ns: str | None,
     on_error: bool,
 ) -> SameDecorator:
     """The decorator behind ``invalidates`` on the default cache and on a ``Cache``."""
-    templates = names("keys", keys)
+    templates = places(ns, keys)
     tags = kept(tags)
     if not tags and not templates:
         raise ConfigError("@invalidates needs tags=[...] or keys=[...]: it would drop nothing")
-    if templates and ns is None:
-        raise ConfigError('@invalidates with keys=[...] needs their namespace: ns="posts"')
     if ns is not None:
         check_namespace(ns)
 
     def decorate(target: Any) -> Any:
         fn, kind = unwrap_kind(target, "invalidates")
         signature = Signature(fn, kind)
-        compute_keys = [compile_key(fn, kind, ns or "", t).function(signature) for t in templates]
+        compute_keys = [compile_key(fn, kind, *place).function(signature) for place in templates]
         compiled = compile_tags(fn, kind, tags)
         compute_tags = compiled.known.function(signature)
         late = compiled.late
@@ -139,17 +137,18 @@ def invalidates_decorator(
 def updates_decorator(
     source: Callable[[], Cache],
     *,
-    ns: str,
-    key: str,
+    ns: str | None,
+    key: str | Key[...],
     options: UpdatesOptions,
 ) -> SameDecorator:
     """The decorator behind ``updates`` on the default cache and on a ``Cache``."""
-    check_namespace(ns)
-    chosen = Options("updates", options, UpdatesOptions)
+    place, template, given = placed("updates", ns, key, options)
+    check_namespace(place)
+    chosen = Options("updates", given, UpdatesOptions)
 
     def decorate(target: Any) -> Any:
         fn, kind = unwrap_kind(target, "updates")
-        plan = Plan(fn, kind, ns=ns, key=key, options=chosen, source=source)
+        plan = Plan(fn, kind, ns=place, key=template, options=chosen, source=source)
 
         def run(wrapped: Fn, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             cache, site = plan.bound()

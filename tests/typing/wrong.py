@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cacheaside import Cache, cached, cached_many, configure, invalidates, updates
+from cacheaside import Cache, Key, Keyspace, cached, cached_many, configure, invalidates, updates
 
 cache = Cache("embedded://")
 
@@ -114,6 +114,30 @@ invalidates(tags=["x"], ttl=5)  # wrong
 cache.namespace("posts").cached(ns="users")  # wrong
 cache.namespace("posts").invalidates(ns="users", tags=["x"])  # wrong
 cached(ns="posts")(5)  # wrong
+
+# Keys
+
+
+def by_page(user_id: int, page: int = 1) -> None: ...
+
+
+class PostKeys(Keyspace, ns="posts"):
+    feed = Key("feed:{user_id}:page:{page}", by_page)
+
+
+PostKeys.feed("1")  # wrong
+PostKeys.feed(user=1)  # wrong
+PostKeys.feed(1, 2, 3)  # wrong
+PostKeys.feed.of(user_id=1)  # wrong
+Key(1)  # wrong
+Key("x", ttl="5")  # wrong
+Key("x", tag=["x"])  # wrong
+cached(key=1)  # wrong
+cached(ns=1, key=PostKeys.feed)  # wrong
+cached_many(key="post:{id}")  # wrong
+updates(key="post:{id}")  # wrong
+cache.cached(key="post:{id}")  # wrong
+cache.invalidates(keys=[1])  # wrong
 
 # Caches
 Cache("embedded://", tll=5)  # wrong
