@@ -13,6 +13,7 @@ from cacheaside.errors import (
     InvalidationNotAcknowledged,
     KeyTemplateError,
     LoadTimeout,
+    RateLimited,
     StoreUnavailable,
     WaitTimeout,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "KeyTemplateError",
     "Keyspace",
     "LoadTimeout",
+    "RateLimited",
     "Receipt",
     "StoreUnavailable",
     "WaitTimeout",

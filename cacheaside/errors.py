@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cacheaside.toolkit.ratelimit import Decision
+
 
 class CacheasideError(Exception):
     """The base of all errors raised by cacheaside."""
@@ -33,3 +38,14 @@ class StoreUnavailable(CacheasideError, ConnectionError):
 
 class InvalidationNotAcknowledged(CacheasideError):
     """Redis did not confirm an invalidation before the deadline; entries may be served until their TTL."""
+
+
+class RateLimited(CacheasideError):
+    """A limiter refused a call of a function under ``@rate_limited``; ``decision`` says when to come back."""
+
+    def __init__(self, message: str, decision: Decision) -> None:
+        super().__init__(message)
+        self.decision = decision
+
+    def __reduce__(self) -> tuple[type[RateLimited], tuple[str, Decision]]:
+        return type(self), (str(self), self.decision)

@@ -417,6 +417,10 @@ class RawKeys:
         """Where a large value of *key* waits to be renamed."""
         return f"{{{self._head}{key}}}:w"
 
+    def companion(self, key: str, name: str) -> str:
+        """What else belongs to *key*, in its slot of a cluster; *name* has at least two characters."""
+        return f"{{{self._head}{key}}}:{name}"
+
     def bucket(self, tag: str) -> int:
         """The bucket of *tag*: the same in every process with as many buckets."""
         return crc32(tag.encode()) % self._buckets if self._buckets > 1 else 0

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from cacheaside.errors import RateLimited
 from cacheaside.keyspace import DeclaredKey, Key, Keyspace
+from cacheaside.toolkit.rate_limited import rate_limited
+from cacheaside.toolkit.ratelimit import Decision, RateLimiter
 
 __all__ = [
+    "Decision",
     "DeclaredKey",
     "Key",
     "Keyspace",
+    "RateLimited",
+    "RateLimiter",
+    "rate_limited",
 ]

@@ -21,6 +21,7 @@ from cacheaside.operations import Operations
 from cacheaside.options import CachedOptions, ManyOptions, UpdatesOptions
 from cacheaside.policy import make_policy
 from cacheaside.stats import Counts
+from cacheaside.toolkit import RateLimiter
 from tests.docs.pages import PAGES, ROOT, PageError, blocks_of, run_page
 
 URL = "redis://localhost:6379/0"
@@ -229,6 +230,7 @@ def defaults(fn: Callable[..., Any], options: Any = None) -> dict[str, str]:
         ("decorators.md", "invalidates", cacheaside.invalidates, None),
         ("decorators.md", "updates", cacheaside.updates, UpdatesOptions),
         ("cache.md", "Settings", Cache, None),
+        ("rate-limits.md", "RateLimiter", RateLimiter, None),
     ],
 )
 def test_tables_of_options_name_each_one_with_its_default(

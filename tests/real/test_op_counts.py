@@ -13,6 +13,7 @@ import redis.connection as connection
 from msgspec import Struct
 
 from cacheaside import Cache
+from cacheaside.toolkit import RateLimiter
 
 
 class Wire:
@@ -280,3 +281,26 @@ async def test_a_hit_in_l1_asks_no_store(asynchronous):
     for _ in range(3):
         assert await do(post(1)) == Post(1)
     assert len(asked) == 3
+
+
+# ---------------------------------------------------------------------------- the toolkit
+
+
+@both
+@pytest.mark.parametrize("algorithm", ["sliding-log", "sliding-counter", "gcra"])
+async def test_a_hit_of_a_limiter_is_one_command_and_a_known_refusal_none(
+    redis_url, wire, asynchronous, algorithm
+):
+    async with Cache(redis_url) as cache:
+        limiter = RateLimiter(cache, limits=[(2, 60), (5, 3600)], algorithm=algorithm)
+        hit = limiter.ahit if asynchronous else limiter.hit
+        await do(hit("somebody else"))
+        for allowed in (True, True, False):
+            with wire.counting():
+                assert (await do(hit("ann"))).allowed is allowed
+            assert wire.names == ["EVALSHA"]
+            assert wire.round_trips == 1
+        with wire.counting():
+            for _ in range(100):
+                assert not await do(hit("ann"))
+        assert wire.names == []

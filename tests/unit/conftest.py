@@ -14,6 +14,7 @@ from cacheaside import Cache
 from cacheaside.keys import RawKeys
 from cacheaside.stores.redis import RedisStore
 from cacheaside.testing import FakeClock
+from tests.aging import obey
 
 
 @pytest.fixture
@@ -46,6 +47,13 @@ def redis_cache(clock: FakeClock, redis_store: RedisStore) -> Iterator[Cache]:
     with Cache(store=redis_store, clock=clock) as made:
         made.driver._sleep = clock.tick
         yield made
+
+
+@pytest.fixture
+def server_clock(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The clock of ``redis_store``'s server is the same clock; what ends there ends by it."""
+    obey(monkeypatch, clock)
+    return clock
 
 
 @pytest.fixture(params=["embedded", "redis"])

@@ -1,0 +1,2 @@
+-- Delete a key, whatever it holds.
+return redis.call('UNLINK', KEYS[1])
