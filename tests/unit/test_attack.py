@@ -14,14 +14,13 @@ from typing import Any
 import pytest
 
 from cacheaside import Cache, ConfigError, LoadTimeout, current_load
-from cacheaside.coherence import Channel
 from cacheaside.engine import drive
 from cacheaside.engine.call import Site
 from cacheaside.engine.commands import Begin, Fetch, Invalidate, Load, Lock, Release, Sweep
 from cacheaside.engine.drive import Driver, Workers
 from cacheaside.entry import MAGIC, VALUE
 from cacheaside.errors import StoreUnavailable
-from cacheaside.keys import RawKeys
+from cacheaside.listener import Listener
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
 
@@ -889,18 +888,16 @@ def test_functions_made_in_a_loop_leave_their_counts_and_no_more(cache: Cache) -
 
 def test_what_followers_wait_for_does_not_pile_up() -> None:
     """Short loads are not announced: nobody ends what was asked about them, except the next who asks."""
-    now = [0.0]
-    channel = Channel(RawKeys("p"), lambda: None, NearCache(10, 1000, 1000), lambda: now[0], window=1.0)
-    first = channel.expect_fill("n:k")
-    assert channel.expect_fill("n:k") is first
+    listener = Listener(NearCache(10, 1000, 1000), window=1.0)
+    first = listener.expect_fill("n:k", 0.0)
+    assert listener.expect_fill("n:k", 0.0) is first
     for n in range(100):
-        now[0] = float(n + 2)
-        channel.expect_fill("n:k")
+        listener.expect_fill("n:k", float(n + 2))
     assert first.done()
-    assert len(channel._fills) == 1
+    assert len(listener._fills) == 1
     for n in range(10_000):
-        channel.expect_fill(f"n:{n}")
-    assert len(channel._fills) <= 4096
+        listener.expect_fill(f"n:{n}", 101.0)
+    assert len(listener._fills) <= 4096
 
 
 # ------------------------------------------------------------------- deadlocks

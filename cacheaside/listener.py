@@ -1,0 +1,172 @@
+"""What a process makes of what it hears: when L1 may be believed, and what has been proven. No I/O here.
+
+A line carries the announcements of all processes and the heartbeats of this one in the order in which they
+were published. ``coherence.py`` reads the line on real servers; the tests read it in every order there is.
+
+1.  After every subscription L1 starts anew, and nothing read before it may settle: what was announced in
+    the gap was not heard. A confirmation that nobody asked for is a gap as well.
+2.  A heartbeat that comes back moves the horizon to when it was *sent*, plus the window.
+3.  Heartbeats have the epoch in their names: one from before a gap may come back after it, and must not be
+    taken for a newer one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Final
+
+import msgspec
+
+from cacheaside.fork import renew_after_fork
+from cacheaside.stores.announcements import read_announcement
+from cacheaside.stores.memory import NearCache
+
+log = logging.getLogger("cacheaside")
+
+CHANNELS: Final = 2
+"""What is announced, and one's own heartbeats."""
+FORGET_AFTER: Final = 10
+"""Windows after which a heartbeat is not waited for any more."""
+HEARD: Final = 4096
+EXPECTED: Final = 1.0
+
+
+class Listener:
+    """The listening side of one cache in one process, told by one thread what comes over the line.
+
+    Args:
+        near: what is marked, cleared, and believed until its ``horizon``.
+        window: seconds that L1 may lag behind an invalidation.
+    """
+
+    def __init__(self, near: NearCache, window: float) -> None:
+        self.window = window
+        self.epoch = 0
+        self.up = False
+        self._near = near
+        self._unconfirmed = CHANNELS
+        self._sent: dict[bytes, float] = {}
+        self._beats = 0
+        self._lock = threading.Lock()
+        self._proofs: dict[str, Future[bool]] = {}
+        self._fills: OrderedDict[str, tuple[Future[bool], float]] = OrderedDict()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Whoever waits does so in the parent; what is on the line is the parent's as well."""
+        self._lock = threading.Lock()
+        self.up = False
+        self._proofs, self._fills = {}, OrderedDict()
+
+    # -- what comes over the line
+
+    def subscribing(self) -> None:
+        """A subscription is asked for, of the public and the private channel at once."""
+        self._unconfirmed = CHANNELS
+        self._sent.clear()
+        self._beats = 0
+
+    def confirmed(self) -> bool:
+        """The server has confirmed one channel. False: that was not asked for, so there was a gap."""
+        if self.up:
+            return False
+        self._unconfirmed -= 1
+        if not self._unconfirmed:
+            self._near.clear()
+            with self._lock:
+                self.epoch += 1
+                self.up = True
+        return True
+
+    def announced(self, data: bytes) -> None:
+        """Somebody has announced what L1 must drop, or what a follower may find filled."""
+        try:
+            heard = read_announcement(data)
+        except msgspec.MsgspecError:
+            # Somebody speaks who is not understood: what he meant to drop can't be known.
+            log.warning("an announcement does not parse; L1 starts anew")
+            self._near.clear()
+            return
+        if heard.keys or heard.tags:
+            self._near.mark(tuple(heard.keys), tuple(heard.tags))
+        for pattern in heard.patterns:
+            self._near.clear(pattern)
+        with self._lock:
+            waiters = [self._fills.pop(key, None) for key in (*heard.filled, *heard.keys)]
+        settle(filter(None, waiters))
+
+    def beat(self, now: float) -> bytes:
+        """The name of the heartbeat that is sent now."""
+        self._beats += 1
+        name = b"%d.%d" % (self.epoch, self._beats)
+        self._sent[name] = now
+        for old in [n for n, at in self._sent.items() if at < now - FORGET_AFTER * self.window]:
+            del self._sent[old]
+        return name
+
+    def returned(self, name: bytes) -> None:
+        """A heartbeat has come back; what was announced before it was sent has been heard."""
+        sent = self._sent.pop(name, None)
+        if sent is not None:
+            # The older of two may come second after a retry: the horizon never goes back.
+            self._near.horizon = max(self._near.horizon, sent + self.window)
+            return
+        proof = self._proofs.pop(name.decode("ascii", "replace"), None)
+        if proof is not None:
+            proof.set_result(True)
+
+    def broken(self) -> None:
+        """Nothing more will be heard until the next subscription."""
+        self._near.horizon = 0.0
+        with self._lock:
+            self.up = False
+            proofs, self._proofs = self._proofs, {}
+            fills, self._fills = self._fills, OrderedDict()
+        for proof in proofs.values():
+            proof.set_result(False)
+        settle(fills.values())
+
+    # -- what others ask
+
+    def expect(self, name: str) -> Future[bool]:
+        """A future that is done when the heartbeat named so has come back; False if the line broke."""
+        proof: Future[bool] = Future()
+        proof.set_running_or_notify_cancel()
+        with self._lock:
+            if self.up:
+                self._proofs[name] = proof
+            else:
+                proof.set_result(False)
+        return proof
+
+    def forget(self, name: str) -> None:
+        self._proofs.pop(name, None)
+
+    def expect_fill(self, key: str, now: float) -> Future[bool]:
+        """A future that is done when somebody has announced that ``key`` was filled or dropped.
+
+        All who ask within a second share one, and it ends then: short loads are not announced, and what
+        was asked about them would pile up.
+        """
+        with self._lock:
+            known = self._fills.get(key)
+            if known is not None and now - known[1] < EXPECTED:
+                return known[0]
+            fill: Future[bool] = Future()
+            fill.set_running_or_notify_cancel()
+            self._fills[key] = fill, now
+            self._fills.move_to_end(key)
+            over = [known] if known is not None else []
+            while len(self._fills) > HEARD:
+                over.append(self._fills.popitem(last=False)[1])
+        settle(over)
+        return fill
+
+
+def settle(fills: Iterable[tuple[Future[bool], float]]) -> None:
+    for fill, _ in fills:
+        fill.set_result(True)
