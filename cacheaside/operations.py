@@ -8,61 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from cacheaside.codecs import ValueCodec
-from cacheaside.coherence import Channel
-from cacheaside.engine.call import Call, Site
-from cacheaside.engine.commands import Announce, Flow, Members, Scan, Sleep
-from cacheaside.engine.direct import Found, expire, find, put_values, reclaim
-from cacheaside.engine.drive import Driver, Store
-from cacheaside.engine.read import alone, read, read_only
-from cacheaside.engine.write import Receipt, invalidate
-from cacheaside.entry import NEGATIVE
-from cacheaside.errors import CodecError, ConfigError, InvalidationNotAcknowledged, StoreUnavailable
+from cacheaside.engine.direct import reclaim
+from cacheaside.engine.write import Receipt
+from cacheaside.flows import Flows, Named
 from cacheaside.keys import tag_name
-from cacheaside.keyspace import DeclaredKey
 from cacheaside.missing import MISSING
 from cacheaside.names import check_key, everything, key_names, tag_names
-from cacheaside.policy import Seconds, make_policy, seconds
-from cacheaside.reclaim import Reclaimer
-from cacheaside.stats import Counts
-from cacheaside.stores.memory import NearCache
-from cacheaside.telemetry import Telemetry
-from cacheaside.transactions import Transaction, collecting
-from cacheaside.world import ProcessWorld
+from cacheaside.policy import Seconds, seconds
 
 log = logging.getLogger("cacheaside")
 
 T = TypeVar("T")
 
-BATCH: Final = 500
 
-Named = tuple[bytes, float]
-"""The name of a hold, and its seconds."""
-
-
-class Operations:
-    """The direct operations; ``Cache`` inherits them, and brings what they work with."""
-
-    world: ProcessWorld
-    telemetry: Telemetry
-    driver: Driver
-    store: Store
-    near: NearCache | None
-    l1_entries: int
-    channel: Channel | None
-    reclaimer: Reclaimer
-    counts: dict[str, Counts]
-    codecs: dict[bytes, ValueCodec]
-    untyped: ValueCodec
-    ttl_default: float
-    invalidation_timeout: float
-    raise_unacknowledged: bool
-    invalidations = 0
-    unacknowledged = 0
-    _direct: dict[float, Site]
-    _direct_counts: Counts
+class Operations(Flows):
+    """The direct operations; ``Cache`` inherits them."""
 
     # -- reading
 
@@ -255,13 +217,6 @@ class Operations:
     async def aclear(self, ns: str | None = None) -> int:
         return await self.arun(self._delete_matching(everything(ns), None), "clear")
 
-    def collecting(self) -> Transaction | None:
-        """The transaction of this context, if it is one of this cache."""
-        transaction = collecting.get()
-        while transaction is not None and (transaction.cache is not self or transaction.over):
-            transaction = transaction.outer
-        return transaction
-
     # -- looking
 
     def tag_keys(self, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
@@ -270,6 +225,16 @@ class Operations:
 
     async def atag_keys(self, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
         return await self.arun(self._members(tag, start, count), "tag_keys")
+
+    def reclaim(self, tag: str) -> int:
+        """Free the memory of entries that ``tag`` invalidated, in batches; how many were deleted.
+
+        They are never served again either way; without this they stay until their ttl.
+        """
+        return self.run(reclaim(self.world, tag_name(tag)), "reclaim")
+
+    async def areclaim(self, tag: str) -> int:
+        return await self.arun(reclaim(self.world, tag_name(tag)), "reclaim")
 
     def explain(self, key: str) -> str:
         """In words: which tier holds ``key``, how old it is, its tags, and why a read would hit or miss."""
@@ -297,201 +262,3 @@ class Operations:
             "unacknowledged": self.unacknowledged,
             "bad_data": {f"{ns}: {reason}": n for (ns, reason), n in self.world.troubles.items()},
         }
-
-    # -- the flows
-
-    def run(self, flow: Flow[T], name: str = "run") -> T:
-        """Drive a flow over this cache's store; raises StoreUnavailable when the flow lets it through.
-
-        ``name`` is that of its span.
-        """
-        with self.telemetry.operation(name):
-            return self.driver.run(flow, self.store)
-
-    async def arun(self, flow: Flow[T], name: str = "run") -> T:
-        """``run`` on the running event loop."""
-        with self.telemetry.operation(name):
-            return await self.driver.arun(flow, self.store)
-
-    def _direct_site(self, ttl: Seconds | None) -> Site:
-        """The call site of direct operations with this ttl; entries of it are untyped."""
-        wanted = self.ttl_default if ttl is None else seconds("ttl", ttl)
-        site = self._direct.get(wanted)
-        if site is None:
-            if len(self._direct) > 256:
-                self._direct.clear()
-            policy = make_policy(ns="(direct)", ttl=wanted, l1=False, jitter=0)
-            site = self._direct[wanted] = Site(self.world, policy, self.untyped, None)
-            site.counts = self._direct_counts
-        return site
-
-    def _direct_call(
-        self, key: str, load: Callable[[], Any], ttl: Seconds | None, tags: Iterable[str]
-    ) -> tuple[Site, Call]:
-        return self._direct_site(ttl), direct_call(key, load, ttl, tag_names(tags))
-
-    def _reading(self, site: Site, call: Call) -> Flow[Any]:
-        transaction = self.collecting()
-        if transaction is None:
-            return read(site, call)
-        return (alone if transaction.dirty else read_only)(site, call)
-
-    def _get(self, keys: tuple[str, ...], default: Any) -> Flow[dict[str, Any]]:
-        found = dict.fromkeys(keys, default)
-        try:
-            entries: list[Found] = yield from find(self.world, keys)
-        except StoreUnavailable as error:
-            log.warning("get answered as a miss: %s", error)
-            return found
-        for entry in entries:
-            value = self._open(entry)
-            if value is not MISSING:
-                found[entry.key] = value
-        return found
-
-    def _open(self, entry: Found) -> Any:
-        """A found value by the codec that wrote it, which this process may or may not know."""
-        value = entry.value
-        if value is None or not entry.believed or value.soft <= self.world.clock():
-            return MISSING
-        if value.flags & NEGATIVE:
-            return None
-        codec = self.codecs.get(value.schema)
-        if codec is None:
-            return MISSING
-        try:
-            payload = value.payload
-            return codec.decode(self.world.unpack(value.flags, payload) if value.flags else payload)
-        except CodecError:
-            return MISSING
-
-    def _get_many(self, keys: Iterable[str]) -> Flow[dict[str, Any]]:
-        wanted = key_names(keys)
-        found = yield from self._get(wanted, MISSING)
-        return {key: value for key, value in found.items() if value is not MISSING}
-
-    def _ttl(self, key: str) -> Flow[float | None]:
-        try:
-            (entry,) = yield from find(self.world, (key,))
-        except StoreUnavailable:
-            return None
-        if entry.value is None or not entry.believed:
-            return None
-        left = entry.value.soft - self.world.clock()
-        return left if left > 0 else None
-
-    def _set(self, values: Mapping[str, Any], ttl: Seconds | None, tags: Iterable[str]) -> Flow[list[bool]]:
-        site, tagged = self._direct_site(ttl), tag_names(tags)
-        calls = [(direct_call(key, _nothing, ttl, tagged), value) for key, value in values.items()]
-        for _, value in calls:
-            if value is not None:
-                self.untyped.encode(value)  # what cannot be stored is the caller's mistake, said at once
-        return (yield from put_values(site, calls, self.invalidation_timeout, self.near))
-
-    def _expire(self, key: str, ttl: float) -> Flow[bool]:
-        try:
-            return (yield from expire(self.world, key, ttl))
-        except StoreUnavailable as error:
-            log.warning("expire did nothing: %s", error)
-            return False
-        finally:
-            if self.near is not None:
-                self.near.mark((key,), ())
-
-    def _invalidation(
-        self, keys: tuple[str, ...], tags: tuple[str, ...], hold: Named | None, release: bytes, barrier: bool
-    ) -> Flow[Receipt]:
-        timeout = self.invalidation_timeout
-        receipt = yield from invalidate(
-            self.world, self.near, keys, tags, hold=hold, release=release, timeout=timeout
-        )
-        if barrier and self.channel is not None:
-            yield Sleep(self.channel.window)
-        return receipt
-
-    def _acknowledge(self, receipt: Receipt) -> Receipt:
-        self.invalidations += len(receipt.keys) + len(receipt.tags)
-        if receipt.acknowledged:
-            return receipt
-        self.unacknowledged += 1
-        message = (
-            f"not acknowledged after {receipt.attempts} attempts in {self.invalidation_timeout:g} s: "
-            f"keys {list(receipt.keys)}, tags {list(receipt.tags)}; entries may be served until their ttl"
-        )
-        log.error("an invalidation was %s", message)
-        if self.raise_unacknowledged:
-            raise InvalidationNotAcknowledged(message)
-        return receipt
-
-    def _delete_matching(self, pattern: str, progress: Callable[[int], None] | None) -> Flow[int]:
-        if not isinstance(pattern, str) or not pattern:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(f'pattern must be a string such as "posts:feed:*", not {pattern!r}')
-        if self.near is not None:
-            self.near.clear(pattern)
-        yield Announce(patterns=(pattern,))
-        raw = self.world.keys.value(pattern)
-        dropped, cursor = 0, None
-        while True:
-            cursor, found = yield Scan(raw, cursor, BATCH)
-            # Companions and tokens begin with a brace: they are not values.
-            keys = tuple(self.world.keys.strip(k) for k in found if not k.startswith("{"))
-            if keys:
-                receipt = yield from invalidate(
-                    self.world, self.near, keys, (), timeout=self.invalidation_timeout
-                )
-                if not receipt:
-                    raise StoreUnavailable(f"dropping {pattern!r} stopped after {dropped} keys")
-                dropped += len(keys)
-                if progress is not None:
-                    progress(dropped)
-            if cursor is None:
-                break
-        # Again: an L1 may have been given meanwhile what stood in L2 until just now.
-        yield Announce(patterns=(pattern,))
-        if self.near is not None:
-            self.near.clear(pattern)
-        return dropped
-
-    def _members(self, tag: str, start: int, count: int) -> Flow[list[str]]:
-        found: list[str] = yield Members(self.world.keys.tag_index(tag_name(tag)), start, count)
-        return found
-
-    def reclaim(self, tag: str) -> int:
-        """Free the memory of entries that ``tag`` invalidated, in batches; how many were deleted.
-
-        They are never served again either way; without this they stay until their ttl.
-        """
-        return self.run(reclaim(self.world, tag_name(tag)), "reclaim")
-
-    async def areclaim(self, tag: str) -> int:
-        return await self.arun(reclaim(self.world, tag_name(tag)), "reclaim")
-
-    def _explain(self, key: str) -> Flow[str]:
-        now = self.world.clock()
-        words: list[str] = []
-        near = self.near
-        if near is None:
-            words.append("L1 is off")
-        elif (held := near.get(key, self.world.tick())) is not None:
-            words.append(f"L1 holds it for {held.until - self.world.tick():.1f} s more")
-        else:
-            words.append("L1 does not hold it")
-        try:
-            (entry,) = yield from find(self.world, (key,))
-        except StoreUnavailable as error:
-            return f"{key}: {words[0]}; L2 did not answer ({error})"
-        return f"{key}: {words[0]}; L2 {entry.words(now)}"
-
-
-def direct_call(key: str, load: Callable[[], Any], ttl: Seconds | None, tags: tuple[str, ...]) -> Call:
-    """The call of an operation; a declared key brings the ttl and the tags that were not given."""
-    if not isinstance(key, DeclaredKey):
-        return Call(check_key(key), tags, load)
-    call = Call(check_key(key), tags or key.tags, load)
-    if ttl is None:
-        call.ttl = key.ttl
-    return call
-
-
-def _nothing() -> None:
-    return None

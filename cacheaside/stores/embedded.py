@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from cachetools import LRUCache
@@ -33,6 +32,7 @@ from cacheaside.engine.commands import (
 )
 from cacheaside.entry import HEAD, SLOT_HELD, TAG_HELD, holds, pack_holds
 from cacheaside.fork import renew_after_fork
+from cacheaside.stores.glob import matcher
 
 MOST_LISTED: Final = 100_000
 """Entries in the lists of all tags together: there may be as many tags as entries."""
@@ -284,7 +284,8 @@ class EmbeddedStore:
         return command.program.twin(self, command.keys, command.args)
 
     def _scan(self, command: Scan) -> tuple[object, list[str]]:
-        return None, [k for k in list(self._rows) if fnmatchcase(k, command.pattern) and self._get(k)]
+        matches = matcher(command.pattern)
+        return None, [k for k in list(self._rows) if matches(k) and self._get(k)]
 
     def _members(self, command: Members) -> list[str]:
         now = self._clock()

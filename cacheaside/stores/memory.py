@@ -10,13 +10,13 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from cachetools import Cache, LRUCache
 
 from cacheaside.fork import renew_after_fork
+from cacheaside.stores.glob import matcher
 
 OVERHEAD: Final = 256
 """Bytes that an entry costs besides its payload: measured once, near enough for a bound."""
@@ -143,16 +143,12 @@ class NearCache:
                 self._floor = max(self._floor, self._marks.pop(oldest))
 
     def clear(self, pattern: str = "*") -> None:
-        """Drop every key that matches; nothing at all that was read before now may settle.
-
-        Brackets mean different things to Redis and to fnmatch: with them everything goes.
-        """
-        if "[" in pattern or "\\" in pattern:
-            pattern = "*"
+        """Drop every key that matches; nothing at all that was read before now may settle."""
+        matches = matcher(pattern)
         with self._lock:
             self._count += 1
             self._floor = self._count
-            for key in [k for k in self.entries if fnmatchcase(k, pattern)]:
+            for key in [k for k in self.entries if matches(k)]:
                 self._drop(key)
 
     def unmarked(self, tags: tuple[str, ...], since: int) -> bool:
