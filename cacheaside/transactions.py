@@ -30,20 +30,24 @@ class Transaction:
         self._keys: dict[str, None] = {}
         self._tags: dict[str, None] = {}
         self._token: Token[Transaction | None] | None = None
-        self._barrier = False
+        self.barrier = False
         self._lock = threading.Lock()
         self.dirty = False
         """Whether something was invalidated: what is cached is then older than what the block sees."""
-        self.over = False
+        self._over = False
+
+    @property
+    def over(self) -> bool:
         """Tasks started in the block may outlive it: what they invalidate then goes out at once."""
+        return self._over
 
     def add(self, keys: tuple[str, ...], tags: tuple[str, ...], *, barrier: bool = False) -> None:
         with self._lock:
-            if not self.over:
+            if not self._over:
                 if not self.dirty and self.cache.near is not None:
                     self.cache.near.bypass(True)
                 self.dirty = True
-                self._barrier = self._barrier or barrier
+                self.barrier = self.barrier or barrier
                 self._keys.update(dict.fromkeys(keys))
                 self._tags.update(dict.fromkeys(tags))
                 return
@@ -51,7 +55,7 @@ class Transaction:
         self.cache.invalidate(keys=keys, tags=tags, barrier=barrier)
 
     def __enter__(self) -> Self:
-        if self._token is not None or self.over:
+        if self._token is not None or self._over:
             raise ConfigError("a transaction is for one block: call cache.transaction() for each")
         self.outer = collecting.get()
         self._token = collecting.set(self)
@@ -60,7 +64,7 @@ class Transaction:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         keys, tags = self._leave(kind)
         if keys or tags:
-            self.receipt = self.cache.invalidate(keys=keys, tags=tags, barrier=self._barrier)
+            self.receipt = self.cache.invalidate(keys=keys, tags=tags, barrier=self.barrier)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -68,11 +72,11 @@ class Transaction:
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         keys, tags = self._leave(kind)
         if keys or tags:
-            self.receipt = await self.cache.ainvalidate(keys=keys, tags=tags, barrier=self._barrier)
+            self.receipt = await self.cache.ainvalidate(keys=keys, tags=tags, barrier=self.barrier)
 
     def _leave(self, kind: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
         with self._lock:
-            self.over = True
+            self._over = True
         if self.dirty and self.cache.near is not None:
             self.cache.near.bypass(False)
         if self._token is not None:
