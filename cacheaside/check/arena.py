@@ -15,8 +15,8 @@ from cacheaside.check.history import Recorder, Strike, clock
 from cacheaside.check.settings import Settings
 from cacheaside.connection import connect, facts_of
 from cacheaside.errors import ConfigError
+from cacheaside.testing import ClusterServer, ReplicaSet, Server
 from cacheaside.testing.proxy import ChaosProxy
-from cacheaside.testing.servers import ClusterServer, ReplicaSet, Server
 from cacheaside.urls import parse_url
 
 GONE_WITHIN: Final = 3.0
