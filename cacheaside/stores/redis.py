@@ -130,9 +130,9 @@ class RedisStore:
             calls, parse = self._encoders[type(command)](command)
             client = self.client
             replies = send(client, calls)
-            missing = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
-            if missing:
-                for i, reply in zip(missing, send(client, whole(calls, missing)), strict=True):
+            undone = not_done(calls, replies)
+            if undone:
+                for i, reply in zip(undone, send(client, whole(calls, undone)), strict=True):
                     replies[i] = reply
             return parse(replies)
         except (RedisError, OSError) as error:
@@ -150,10 +150,10 @@ class RedisStore:
             async with batcher.turn:
                 client = await batcher.lines.pooled()
                 replies = await asend(client, calls)
-                missing = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
-                if missing:
-                    again = await asend(client, whole(calls, missing))
-                    for i, reply in zip(missing, again, strict=True):
+                undone = not_done(calls, replies)
+                if undone:
+                    again = await asend(client, whole(calls, undone))
+                    for i, reply in zip(undone, again, strict=True):
                         replies[i] = reply
             return parse(replies)
         except (RedisError, OSError) as error:
@@ -414,9 +414,21 @@ def options(call: Call) -> dict[str, bool]:
     return {"get": True} if call[0] == "SET" and "GET" in call[3:5] else {}
 
 
+def not_done(calls: list[Call], replies: list[Any]) -> list[int]:
+    """Which calls to send again: scripts that the server did not know, and what was announced too early.
+
+    An announcement may only follow what it announces: who has heard it believes what he reads from then on.
+    """
+    missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    return missing + [
+        i for i, call in enumerate(calls) if missing and call[0] == "PUBLISH" and i > missing[0]
+    ]
+
+
 def whole(calls: list[Call], which: list[int]) -> list[Call]:
-    """These script calls with their text, for a server that has forgotten them (SCRIPT FLUSH, restart)."""
-    return [("EVAL", calls[i][1].text, *calls[i][2:]) for i in which]
+    """These calls, scripts with their text: for a server that has forgotten them (SCRIPT FLUSH, restart)."""
+    chosen = [calls[i] for i in which]
+    return [("EVAL", c[1].text, *c[2:]) if c[0] == "EVALSHA" else c for c in chosen]
 
 
 def ms(seconds: float) -> int:

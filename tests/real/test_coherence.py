@@ -316,3 +316,41 @@ def test_another_process_s_l1_is_never_older_than_its_window(redis_url: str, ser
     )
     assert hits > 100
     assert not too_old
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_nothing_is_announced_before_it_is_done_when_the_server_forgot_its_scripts(
+    redis_url: str, server: Server, asynchronous: bool
+) -> None:
+    """Who has heard keeps what he reads from then on: it must not be what is about to be dropped.
+
+    The script that drops a key comes first and is unknown; the announcement behind it must wait for it.
+    """
+    with server.client() as admin:
+        async with Cache(redis_url) as cache:
+
+            async def do(operation: str, *args: object, **kwargs: object) -> None:
+                if asynchronous:
+                    await getattr(cache, f"a{operation}")(*args, **kwargs)
+                else:
+                    getattr(cache, operation)(*args, **kwargs)
+
+            for operation, args, kwargs in (
+                ("invalidate", (), {"keys": ["rows:row:1"]}),
+                ("invalidate", (), {"keys": ["rows:row:1"], "tags": ["rows"]}),
+                ("set", ("rows:row:1", "new"), {}),
+            ):
+                await do("get", "rows:row:1")  # the connection is open: what follows is the operation alone
+                admin.script_flush()
+                with admin.monitor() as monitor:
+                    await do(operation, *args, **kwargs)
+                    admin.echo("over")
+                    seen: list[str] = []
+                    while "ECHO" not in (line := monitor.next_command())["command"]:
+                        seen.append(line["command"].split()[0].upper())
+                whole = [i for i, name in enumerate(seen) if name == "EVAL"]
+                announced = [i for i, name in enumerate(seen) if name == "PUBLISH"]
+                assert whole, seen
+                assert announced[-1] > whole[0], (operation, seen)
+                if operation == "invalidate":
+                    assert announced[-1] > whole[-1], seen
