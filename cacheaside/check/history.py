@@ -77,7 +77,7 @@ class Ack(Struct, frozen=True, array_like=True, tag="ack", gc=False):
 
 
 class Failed(Struct, frozen=True, array_like=True, tag="failed", gc=False):
-    """A call that raised: a cache has no right to."""
+    """A call that raised, which a cache has no right to; or a task in the background, of row -1."""
 
     row: int
     at: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import random
 import signal
@@ -55,6 +56,7 @@ def work(plan: Plan, board: Board, place: int, name: str) -> None:
     """The main function of a process, ``name``, that stands in ``place`` of the board."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by who started us
     recorder = Recorder(Path(plan.directory), name)
+    hear(recorder)
     table = plan.open_table()
     before = Remains.now()
     counts, tasks = asyncio.run(Worker(plan, board, place, name, recorder, table).run())
@@ -62,6 +64,28 @@ def work(plan: Plan, board: Board, place: int, name: str) -> None:
     gc.collect()
     recorder.add(Ended(clock(), counts, tasks + Remains.now().beyond(before)))
     recorder.close()
+
+
+class Trouble(logging.Handler):
+    """What goes wrong where no call can raise it: a thread or a task in the background."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(logging.ERROR)
+        self._recorder = recorder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            what = f"{record.getMessage()}: {type(error).__name__}: {error}"
+            self._recorder.add(Failed(-1, clock(), what, record.threadName or ""))
+
+
+def hear(recorder: Recorder) -> None:
+    """Take errors from the logs into the history; warnings are what faults are meant to bring about."""
+    for name in ("cacheaside", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.addHandler(Trouble(recorder))
+        logger.propagate = False
 
 
 class Remains(Struct, frozen=True):

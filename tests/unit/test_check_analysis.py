@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from cacheaside.check.history import (
     Recorder,
     Strike,
 )
+from cacheaside.check.worker import hear
 
 ROW = 7
 
@@ -244,3 +246,23 @@ def test_a_line_that_is_no_record_is_said_with_its_place(tmp_path: Path) -> None
     (tmp_path / "p0.jsonl").write_bytes(b'["commit",1,2,3.0,"t0"]\n["what"]\n["commit",1,2,3.0,"t0"]\n')
     with pytest.raises(HistoryError, match=r"p0\.jsonl, line 2"):
         list(History(tmp_path))
+
+
+def test_what_fails_in_the_background_is_found_in_the_history(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, "p0")
+    loggers = [logging.getLogger(name) for name in ("cacheaside", "asyncio")]
+    kept = [(logger, list(logger.handlers), logger.propagate) for logger in loggers]
+    try:
+        hear(recorder)
+        loggers[0].warning("what a fault brings about")
+        loggers[0].error("an invalidation was not acknowledged")
+        try:
+            raise ZeroDivisionError("in a thread")
+        except ZeroDivisionError:
+            loggers[0].exception("a refresh failed")
+    finally:
+        for logger, handlers, propagate in kept:
+            logger.handlers, logger.propagate = handlers, propagate
+    recorder.close()
+    findings = analyse(History(tmp_path))
+    assert findings.errors == {"a refresh failed: ZeroDivisionError: in a thread": 1}
