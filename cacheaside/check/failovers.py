@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from cacheaside.check.faults import Act, fault
@@ -68,9 +69,9 @@ def sentinel_failover(arena: Arena, rng: random.Random) -> Act:
         yield rng.uniform(0.1, 0.5)
         primary.kill()
         arena.strike("sentinel-failover", f"the primary {primary.port} dies")
-        yield from until("a promotion", lambda replica=replica: is_primary(replica))
+        yield from until("a promotion", partial(is_primary, replica))
         arena.strike("sentinel-failover", f"{replica.port} is promoted")
         primary.args = ("--replicaof", HOST, str(replica.port))
         primary.start()
-        yield from until("following", lambda primary=primary: is_synced(primary))
+        yield from until("following", partial(is_synced, primary))
         arena.strike("sentinel-failover", f"{primary.port} is back and follows")
