@@ -20,6 +20,7 @@ from cacheaside.connection import ServerFacts, aconnect, connect
 from cacheaside.decorators import cached_decorator
 from cacheaside.engine.call import Site
 from cacheaside.engine.drive import Driver, Store
+from cacheaside.engine.write import Dropped
 from cacheaside.errors import ConfigError
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
 from cacheaside.keys import RawKeys, check_namespace
@@ -170,7 +171,8 @@ class Cache(Operations):
         self.codecs: dict[bytes, ValueCodec] = {}
         self.bound_here: weakref.WeakSet[Any] = weakref.WeakSet()
         self._mode: ContextVar[Mode | None] = ContextVar(f"cacheaside_mode_{id(self)}", default=None)
-        self._direct: dict[float, Site] = {}
+        self._direct: dict[tuple[float, bytes], Site] = {}
+        self._typed: dict[Any, ValueCodec] = {}
         self._direct_counts = Counts()
         observe(self)
         self.untyped = codec_for(NO_ANNOTATION)
@@ -361,10 +363,10 @@ class Namespace:
     ) -> SameDecorator:
         return self.cache.invalidates(tags=tags, keys=keys, ns=self.ns, on_error=on_error)
 
-    def clear(self) -> int:
+    def clear(self) -> Dropped:
         return self.cache.clear(self.ns)
 
-    async def aclear(self) -> int:
+    async def aclear(self) -> Dropped:
         return await self.cache.aclear(self.ns)
 
 

@@ -9,14 +9,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from cacheaside.codecs import ValueCodec
+from cacheaside.codecs import ValueCodec, codec_for
 from cacheaside.coherence import Channel
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Announce, Flow, Members, Scan, Sleep
 from cacheaside.engine.direct import Found, expire, find, put_values
 from cacheaside.engine.drive import Driver, Store
 from cacheaside.engine.read import alone, read, read_only
-from cacheaside.engine.write import Receipt, invalidate
+from cacheaside.engine.write import Dropped, Receipt, invalidate
 from cacheaside.entry import NEGATIVE
 from cacheaside.errors import CodecError, ConfigError, InvalidationNotAcknowledged, StoreUnavailable
 from cacheaside.keys import tag_name
@@ -36,6 +36,9 @@ log = logging.getLogger("cacheaside")
 T = TypeVar("T")
 
 BATCH: Final = 500
+DIRECT: Final = "(direct)"
+"""Stands in the place of a namespace where operations are counted."""
+MANY: Final = 256
 
 Named = tuple[bytes, float]
 """The name of a hold, and its seconds."""
@@ -60,8 +63,9 @@ class Flows:
     raise_unacknowledged: bool
     invalidations = 0
     unacknowledged = 0
-    _direct: dict[float, Site]
+    _direct: dict[tuple[float, bytes], Site]
     _direct_counts: Counts
+    _typed: dict[Any, ValueCodec]
 
     def run(self, flow: Flow[T], name: str = "run") -> T:
         """Drive a flow over this cache's store; raises StoreUnavailable when the flow lets it through.
@@ -83,22 +87,42 @@ class Flows:
             transaction = transaction.outer
         return transaction
 
-    def _direct_site(self, ttl: Seconds | None) -> Site:
-        """The call site of direct operations with this ttl; entries of it are untyped."""
+    def _counted(self) -> Counts:
+        """The counters of direct operations; in ``stats()`` once there are any."""
+        return self.counts.setdefault(DIRECT, self._direct_counts)
+
+    def _codec(self, wanted: Any) -> ValueCodec:
+        """The codec for values of a type; ``Any`` is what has none of its own."""
+        if wanted is Any:
+            return self.untyped
+        try:
+            codec = self._typed.get(wanted)
+        except TypeError:  # a type with something unhashable in it
+            codec = None
+            wanted = repr(wanted)
+        if codec is None:
+            if len(self._typed) >= MANY:
+                self._typed.clear()
+            codec = self._typed[wanted] = codec_for(wanted)
+        return codec
+
+    def _direct_site(self, ttl: Seconds | None, codec: ValueCodec) -> Site:
+        """The call site of direct operations with this ttl and codec."""
         wanted = self.ttl_default if ttl is None else seconds("ttl", ttl)
-        site = self._direct.get(wanted)
+        site = self._direct.get((wanted, codec.schema))
         if site is None:
-            if len(self._direct) > 256:
+            if len(self._direct) >= MANY:
                 self._direct.clear()
-            policy = make_policy(ns="(direct)", ttl=wanted, l1=False, jitter=0)
-            site = self._direct[wanted] = Site(self.world, policy, self.untyped, None)
-            site.counts = self._direct_counts
+            policy = make_policy(ns=DIRECT, ttl=wanted, l1=False, jitter=0)
+            site = self._direct[wanted, codec.schema] = Site(self.world, policy, codec, None)
+            site.counts = self._counted()
+            self.codecs[codec.schema] = codec
         return site
 
     def _direct_call(
-        self, key: str, load: Callable[[], Any], ttl: Seconds | None, tags: Iterable[str]
+        self, key: str, load: Callable[[], Any], ttl: Seconds | None, tags: Iterable[str], wanted: Any
     ) -> tuple[Site, Call]:
-        return self._direct_site(ttl), direct_call(key, load, ttl, tag_names(tags))
+        return self._direct_site(ttl, self._codec(wanted)), direct_call(key, load, ttl, tag_names(tags))
 
     def _reading(self, site: Site, call: Call) -> Flow[Any]:
         transaction = self.collecting()
@@ -106,28 +130,37 @@ class Flows:
             return read(site, call)
         return (alone if transaction.dirty else read_only)(site, call)
 
-    def _get(self, keys: tuple[str, ...], default: Any) -> Flow[dict[str, Any]]:
+    def _get(self, keys: tuple[str, ...], default: Any, wanted: Any) -> Flow[dict[str, Any]]:
         found = dict.fromkeys(keys, default)
+        codec, counts = None if wanted is Any else self._codec(wanted), self._counted()
         try:
             entries: list[Found] = yield from find(self.world, keys)
         except StoreUnavailable as error:
             log.warning("get answered as a miss: %s", error)
+            counts.unavailable += 1
             return found
         for entry in entries:
-            value = self._open(entry)
+            value = self._open(entry, codec)
             if value is not MISSING:
+                counts.hits_l2 += 1
                 found[entry.key] = value
         return found
 
-    def _open(self, entry: Found) -> Any:
-        """A found value by the codec that wrote it, which this process may or may not know."""
+    def _open(self, entry: Found, wanted: ValueCodec | None = None) -> Any:
+        """A found value by the codec that wrote it, which this process may or may not know.
+
+        With ``wanted`` only a value of that type: one that was written as such, or, without a type of its
+        own, one that fits.
+        """
         value = entry.value
         if value is None or not entry.believed or value.soft <= self.world.clock():
             return MISSING
         if value.flags & NEGATIVE:
             return None
         codec = self.codecs.get(value.schema)
-        if codec is None:
+        if wanted is not None and value.schema in (wanted.schema, self.untyped.schema):
+            codec = wanted
+        elif wanted is not None or codec is None:
             return MISSING
         try:
             payload = value.payload
@@ -135,27 +168,30 @@ class Flows:
         except CodecError:
             return MISSING
 
-    def _get_many(self, keys: Iterable[str]) -> Flow[dict[str, Any]]:
-        wanted = key_names(keys)
-        found = yield from self._get(wanted, MISSING)
+    def _get_many(self, keys: Iterable[str], wanted: Any) -> Flow[dict[str, Any]]:
+        found = yield from self._get(key_names(keys), MISSING, wanted)
         return {key: value for key, value in found.items() if value is not MISSING}
 
     def _ttl(self, key: str) -> Flow[float | None]:
         try:
             (entry,) = yield from find(self.world, (key,))
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            log.warning("ttl answered as a miss: %s", error)
+            self._counted().unavailable += 1
             return None
         if entry.value is None or not entry.believed:
             return None
         left = entry.value.soft - self.world.clock()
         return left if left > 0 else None
 
-    def _set(self, values: Mapping[str, Any], ttl: Seconds | None, tags: Iterable[str]) -> Flow[list[bool]]:
-        site, tagged = self._direct_site(ttl), tag_names(tags)
+    def _set(
+        self, values: Mapping[str, Any], ttl: Seconds | None, tags: Iterable[str], wanted: Any
+    ) -> Flow[list[bool]]:
+        site, tagged = self._direct_site(ttl, self._codec(wanted)), tag_names(tags)
         calls = [(direct_call(key, _nothing, ttl, tagged), value) for key, value in values.items()]
         for _, value in calls:
             if value is not None:
-                self.untyped.encode(value)  # what cannot be stored is the caller's mistake, said at once
+                site.codec.encode(value)  # what cannot be stored is the caller's mistake, said at once
         return (yield from put_values(site, calls, self.invalidation_timeout, self.near))
 
     def _expire(self, key: str, ttl: float) -> Flow[bool]:
@@ -163,6 +199,7 @@ class Flows:
             return (yield from expire(self.world, key, ttl))
         except StoreUnavailable as error:
             log.warning("expire did nothing: %s", error)
+            self._counted().unavailable += 1
             return False
         finally:
             if self.near is not None:
@@ -193,34 +230,47 @@ class Flows:
             raise InvalidationNotAcknowledged(message)
         return receipt
 
-    def _delete_matching(self, pattern: str, progress: Callable[[int], None] | None) -> Flow[int]:
+    def _delete_matching(self, pattern: str, progress: Callable[[int], None] | None) -> Flow[Dropped]:
         if not isinstance(pattern, str) or not pattern:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f'pattern must be a string such as "posts:feed:*", not {pattern!r}')
         if self.near is not None:
             self.near.clear(pattern)
-        yield Announce(patterns=(pattern,))
-        raw = self.world.keys.value(pattern)
-        dropped, cursor = 0, None
-        while True:
-            cursor, found = yield Scan(raw, cursor, BATCH)
-            # Companions and tokens begin with a brace: they are not values.
-            keys = tuple(self.world.keys.strip(k) for k in found if not k.startswith("{"))
-            if keys:
-                receipt = yield from invalidate(
-                    self.world, self.near, keys, (), timeout=self.invalidation_timeout
-                )
-                if not receipt:
-                    raise StoreUnavailable(f"dropping {pattern!r} stopped after {dropped} keys")
-                dropped += len(keys)
-                if progress is not None:
-                    progress(dropped)
-            if cursor is None:
-                break
-        # Again: an L1 may have been given meanwhile what stood in L2 until just now.
-        yield Announce(patterns=(pattern,))
-        if self.near is not None:
-            self.near.clear(pattern)
-        return dropped
+        dropped = 0
+        try:
+            yield Announce(patterns=(pattern,))
+            cursor: object = None
+            while True:
+                cursor, found = yield Scan(self.world.keys.value(pattern), cursor, BATCH)
+                # Companions and tokens begin with a brace: they are not values.
+                keys = [self.world.keys.strip(k) for k in dict.fromkeys(found) if not k.startswith("{")]
+                for batch in (tuple(keys[n : n + BATCH]) for n in range(0, len(keys), BATCH)):
+                    receipt = yield from invalidate(
+                        self.world, self.near, batch, (), timeout=self.invalidation_timeout
+                    )
+                    if not receipt:
+                        raise StoreUnavailable("the store stopped answering")
+                    dropped += len(batch)
+                    if progress is not None:
+                        progress(dropped)
+                if cursor is None:
+                    break
+            # Again: an L1 may have been given meanwhile what stood in L2 until just now.
+            yield Announce(patterns=(pattern,))
+        except StoreUnavailable as error:
+            return self._incomplete(pattern, dropped, error)
+        finally:
+            if self.near is not None:
+                self.near.clear(pattern)
+        return Dropped(dropped)
+
+    def _incomplete(self, pattern: str, dropped: int, error: StoreUnavailable) -> Dropped:
+        self._counted().unavailable += 1
+        self.unacknowledged += 1
+        message = f"dropping {pattern!r} ended after {dropped} keys, and there may be more: {error}"
+        log.error(message)
+        if self.raise_unacknowledged:
+            raise InvalidationNotAcknowledged(message) from error
+        return Dropped(dropped, complete=False)
 
     def _members(self, tag: str, start: int, count: int) -> Flow[list[str]]:
         found: list[str] = yield Members(self.world.keys.tag_index(tag_name(tag)), start, count)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from cacheaside.engine.direct import reclaim
-from cacheaside.engine.write import Receipt
+from cacheaside.engine.write import Dropped, Receipt
 from cacheaside.flows import Flows, Named
 from cacheaside.keys import tag_name
-from cacheaside.missing import MISSING
+from cacheaside.missing import MISSING, Missing
 from cacheaside.names import check_key, everything, key_names, tag_names
 from cacheaside.policy import Seconds, seconds
 
 log = logging.getLogger("cacheaside")
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
 class Operations(Flows):
@@ -28,19 +29,51 @@ class Operations(Flows):
 
     # -- reading
 
-    def get(self, key: str, default: Any = MISSING) -> Any:
-        """The value of ``key``, or ``default`` when there is no fresh one. A cached None is None."""
-        return self.run(self._get((check_key(key),), default), "get")[key]
+    @overload
+    def get(self, key: str, default: Any = MISSING) -> Any: ...
+    @overload
+    def get(self, key: str, *, type: type[T]) -> T | Missing | None: ...
+    @overload
+    def get(self, key: str, default: D, *, type: type[T]) -> T | D | None: ...
+    @overload
+    def get(self, key: str, default: Any = MISSING, *, type: object) -> Any: ...
+    def get(self, key: str, default: Any = MISSING, *, type: Any = Any) -> Any:
+        """The value of ``key``, or ``default`` when there is no fresh one. A cached None is None.
 
-    async def aget(self, key: str, default: Any = MISSING) -> Any:
-        return (await self.arun(self._get((check_key(key),), default), "get"))[key]
+        With a ``type``, a value of that type: what was stored under another one is no value, and what was
+        stored without one must fit. Raises CodecError for a type that cannot be cached.
+        """
+        return self.run(self._get((check_key(key),), default, type), "get")[key]
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The fresh values among ``keys``; what is missing is left out."""
-        return self.run(self._get_many(keys), "get_many")
+    @overload
+    async def aget(self, key: str, default: Any = MISSING) -> Any: ...
+    @overload
+    async def aget(self, key: str, *, type: type[T]) -> T | Missing | None: ...
+    @overload
+    async def aget(self, key: str, default: D, *, type: type[T]) -> T | D | None: ...
+    @overload
+    async def aget(self, key: str, default: Any = MISSING, *, type: object) -> Any: ...
+    async def aget(self, key: str, default: Any = MISSING, *, type: Any = Any) -> Any:
+        return (await self.arun(self._get((check_key(key),), default, type), "get"))[key]
 
-    async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        return await self.arun(self._get_many(keys), "get_many")
+    @overload
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]: ...
+    @overload
+    def get_many(self, keys: Iterable[str], *, type: type[T]) -> dict[str, T | None]: ...
+    @overload
+    def get_many(self, keys: Iterable[str], *, type: object) -> dict[str, Any]: ...
+    def get_many(self, keys: Iterable[str], *, type: Any = Any) -> dict[str, Any]:
+        """The fresh values among ``keys``; what is missing, or not of the type, is left out."""
+        return self.run(self._get_many(keys, type), "get_many")
+
+    @overload
+    async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]: ...
+    @overload
+    async def aget_many(self, keys: Iterable[str], *, type: type[T]) -> dict[str, T | None]: ...
+    @overload
+    async def aget_many(self, keys: Iterable[str], *, type: object) -> dict[str, Any]: ...
+    async def aget_many(self, keys: Iterable[str], *, type: Any = Any) -> dict[str, Any]:
+        return await self.arun(self._get_many(keys, type), "get_many")
 
     def exists(self, key: str) -> bool:
         """Whether ``key`` has a fresh value."""
@@ -63,9 +96,10 @@ class Operations(Flows):
         *,
         ttl: Seconds | None = None,
         tags: Iterable[str] = (),
+        type: Any = Any,
     ) -> T:
-        """The value of ``key``; when there is none, what ``load()`` returns, stored under ``tags``."""
-        site, call = self._direct_call(key, load, ttl, tags)
+        """The value of ``key``; when there is none, what ``load()`` returns, stored as ``set`` would."""
+        site, call = self._direct_call(key, load, ttl, tags, type)
         value: T = self.run(self._reading(site, call), "get_or_load")
         return value
 
@@ -76,21 +110,45 @@ class Operations(Flows):
         *,
         ttl: Seconds | None = None,
         tags: Iterable[str] = (),
+        type: Any = Any,
     ) -> T:
         """``get_or_load`` with an async ``load``."""
-        site, call = self._direct_call(key, load, ttl, tags)
+        site, call = self._direct_call(key, load, ttl, tags, type)
         return await self.arun(self._reading(site, call), "get_or_load")
 
     # -- writing
 
-    def set(self, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()) -> bool:
-        """Store a value for ``ttl`` seconds (default: the cache's); False if it was not stored."""
-        return all(self.run(self._set({key: value}, ttl, tags), "set"))
+    def set(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: Seconds | None = None,
+        tags: Iterable[str] = (),
+        type: Any = Any,
+    ) -> bool:
+        """Store a value; False if it was not stored.
+
+        Args:
+            ttl: seconds. None is that of a declared key, or else the cache's; there is no value without an
+                end, and what should have none gets ``FOREVER``.
+            tags: what it is invalidated by. None given: those of a declared key.
+            type: the value's type, for values that are more than builtin ones; readers name the same.
+
+        Raises ConfigError for a ttl of 0, and CodecError for a value that would not come back as it is.
+        """
+        return all(self.run(self._set({key: value}, ttl, tags, type), "set"))
 
     async def aset(
-        self, key: str, value: Any, *, ttl: Seconds | None = None, tags: Iterable[str] = ()
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: Seconds | None = None,
+        tags: Iterable[str] = (),
+        type: Any = Any,
     ) -> bool:
-        return all(await self.arun(self._set({key: value}, ttl, tags), "set"))
+        return all(await self.arun(self._set({key: value}, ttl, tags, type), "set"))
 
     def set_many(
         self,
@@ -98,9 +156,10 @@ class Operations(Flows):
         *,
         ttl: Seconds | None = None,
         tags: Iterable[str] = (),
+        type: Any = Any,
     ) -> bool:
         """Store several values, each with its ttl from the start; False unless all were stored."""
-        return all(self.run(self._set(values, ttl, tags), "set_many"))
+        return all(self.run(self._set(values, ttl, tags, type), "set_many"))
 
     async def aset_many(
         self,
@@ -108,8 +167,9 @@ class Operations(Flows):
         *,
         ttl: Seconds | None = None,
         tags: Iterable[str] = (),
+        type: Any = Any,
     ) -> bool:
-        return all(await self.arun(self._set(values, ttl, tags), "set_many"))
+        return all(await self.arun(self._set(values, ttl, tags, type), "set_many"))
 
     def expire(self, key: str, ttl: Seconds) -> bool:
         """Give the value of ``key`` another ttl from now; False when there is none to give it to."""
@@ -199,22 +259,25 @@ class Operations(Flows):
         """A hold that nobody ends before its time."""
         return None if hold is None else (self.world.nonce(), seconds("hold", hold))
 
-    def delete_matching(self, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
+    def delete_matching(self, pattern: str, *, progress: Callable[[int], None] | None = None) -> Dropped:
         """Drop all keys that match a glob pattern, such as ``"posts:feed:*"``; how many were dropped.
 
         Walks the key space with SCAN in batches, never KEYS. Tags do the same in one step: prefer them.
-        ``progress`` is told the count after each batch.
+        ``progress`` is told the count after each batch. Where the store stops answering, the number is not
+        ``complete``; InvalidationNotAcknowledged instead with ``on_unacknowledged="raise"``.
         """
         return self.run(self._delete_matching(pattern, progress), "delete_matching")
 
-    async def adelete_matching(self, pattern: str, *, progress: Callable[[int], None] | None = None) -> int:
+    async def adelete_matching(
+        self, pattern: str, *, progress: Callable[[int], None] | None = None
+    ) -> Dropped:
         return await self.arun(self._delete_matching(pattern, progress), "delete_matching")
 
-    def clear(self, ns: str | None = None) -> int:
+    def clear(self, ns: str | None = None) -> Dropped:
         """Drop everything of a namespace, or of the whole prefix; how many keys."""
         return self.run(self._delete_matching(everything(ns), None), "clear")
 
-    async def aclear(self, ns: str | None = None) -> int:
+    async def aclear(self, ns: str | None = None) -> Dropped:
         return await self.arun(self._delete_matching(everything(ns), None), "clear")
 
     # -- looking

@@ -17,6 +17,9 @@ Ttl = Seconds | Callable[[Any], Seconds]
 MAX_TTL: Final = 10 * 365 * 86400.0
 """Ten years: what is longer is taken for a mistake (milliseconds, a date) and refused."""
 
+FOREVER: Final = MAX_TTL
+"""The ttl of what has none: ten years, if there is room so long. Nothing is stored without an end."""
+
 
 class Policy(Struct, frozen=True, kw_only=True):
     """How one function is cached; ``make_policy`` makes it, and has the defaults."""

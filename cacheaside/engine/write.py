@@ -51,6 +51,17 @@ class Receipt(Struct, frozen=True):
         return self.acknowledged
 
 
+class Dropped(int):
+    """How many keys a pattern has dropped; not ``complete`` where the store stopped answering before all."""
+
+    complete: bool
+
+    def __new__(cls, count: int, complete: bool = True) -> Dropped:
+        made = super().__new__(cls, count)
+        made.complete = complete
+        return made
+
+
 def invalidate(
     world: World,
     near: Near | None,

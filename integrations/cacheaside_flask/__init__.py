@@ -84,7 +84,10 @@ commands: Final = AppGroup(NAME, help="Look into the app's cache, or clear it.")
 def clear(ns: str | None) -> None:
     """Drop everything of the namespace NS, or of the whole prefix."""
     with reachable() as cache:
-        click.echo(f"dropped: {cache.clear(ns)}")
+        dropped = cache.clear(ns)
+        if not dropped.complete:
+            raise click.ClickException(f"Redis stopped answering; dropped until then: {dropped}")
+        click.echo(f"dropped: {dropped}")
 
 
 @commands.command("explain")
