@@ -26,8 +26,9 @@ from cacheaside.errors import CacheasideError
 from cacheaside.fork import renew_after_fork
 from cacheaside.keys import RawKeys
 from cacheaside.listener import Listener
+from cacheaside.stores.encoding import script
 from cacheaside.stores.memory import NearCache
-from cacheaside.stores.redis import asend, script, send, whole
+from cacheaside.stores.redis import asend, send, whole
 
 log = logging.getLogger("cacheaside")
 
@@ -202,4 +203,4 @@ class Channel:
             raise replies[0]
 
     def _beat_calls(self, name: bytes) -> list[Any]:
-        return [script("beat")((self.private,), name, int(self.window * 10_000))]
+        return [script("beat")((self.private,), name, int(self.window * 10_000), "PUBLISH")]

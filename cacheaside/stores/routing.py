@@ -29,6 +29,7 @@ from cacheaside.stores.topology import Address, Topology, slot_of
 T = TypeVar("T")
 
 Call = tuple[Any, ...]
+Answers = dict[Address, list[Any] | Exception]
 
 ATTEMPTS: Final = 8
 PAUSE_FIRST: Final = 0.005
@@ -72,6 +73,9 @@ class Item:
         self.slot = slot_of(key_of(call))
         self.ask: Address | None = None
 
+    def order(self) -> int:
+        return self.place
+
 
 def route(topology: Topology, calls: Sequence[Call], silent: set[Address] | None = None) -> Route[list[Any]]:
     """The replies to ``calls``, in order: what is an error is in the place of its reply.
@@ -85,10 +89,11 @@ def route(topology: Topology, calls: Sequence[Call], silent: set[Address] | None
         if topology.due():
             yield from visit(topology)
         there = addressed(topology, waiting)
-        answers = yield Exchange(*plan(there))
-        waiting, patience = [], False
+        answers: Answers = yield Exchange(*plan(there))
+        again: list[Item] = []
+        patience = False
         for address, items in there.items():
-            answer = answers[address]
+            answer: Any = answers[address]
             if isinstance(answer, Exception):
                 topology.failed(address)
                 if silent is not None:
@@ -97,11 +102,11 @@ def route(topology: Topology, calls: Sequence[Call], silent: set[Address] | None
             for item, reply in zip(items, answer, strict=True):
                 replies[item.place] = reply
                 if isinstance(reply, Exception) and redirected(topology, item, reply, address):
-                    waiting.append(item)
+                    again.append(item)
                     patience = patience or isinstance(reply, (TryAgainError, ClusterDownError))
-        if not waiting:
+        if not again:
             break
-        waiting.sort(key=lambda item: item.place)
+        waiting = sorted(again, key=Item.order)
         if patience:
             yield Pause(pause)
             pause = min(pause * 2, PAUSE_LAST)
@@ -134,9 +139,9 @@ def redirected(topology: Topology, item: Item, error: Exception, address: Addres
     """Whether a call is to be sent again; where to is noted."""
     if isinstance(error, MovedError):
         item.ask = None
-        topology.moved(item.slot, (error.host or address[0], error.port))
+        topology.moved(item.slot, elsewhere(error, address))
     elif isinstance(error, AskError):
-        item.ask = (error.host or address[0], error.port)
+        item.ask = elsewhere(error, address)
     elif isinstance(error, NoScriptError):
         item.call = ("EVAL", item.call[1].text, *item.call[2:])
     elif isinstance(error, ClusterDownError):
@@ -145,6 +150,11 @@ def redirected(topology: Topology, item: Item, error: Exception, address: Addres
         # Keys of a slot that are here and there do not come together by waiting: see fetch.
         return isinstance(error, TryAgainError) and item.call[0] != "MGET"
     return True
+
+
+def elsewhere(error: Any, address: Address) -> Address:
+    """Where a server sends us: to the same host if it names none."""
+    return (str(error.host or address[0]), int(error.port))
 
 
 def visit(topology: Topology) -> Route[None]:

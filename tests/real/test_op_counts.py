@@ -70,7 +70,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
         return await asend(self, command, *args, **kwargs)
 
     # Now and then a commit also trims the list of a tag, at random.
-    monkeypatch.setattr("cacheaside.stores.redis.TRIM_ONE_IN", 10**9)
+    monkeypatch.setattr("cacheaside.stores.encoding.TRIM_ONE_IN", 10**9)
     monkeypatch.setattr(connection.AbstractConnection, "send_packed_command", counted)
     monkeypatch.setattr(aioconnection.AbstractConnection, "send_packed_command", acounted)
     return wire

@@ -1,13 +1,12 @@
 -- Put something fresh, or nothing, in the place of each key, and announce it, in one step. Holds that stand
 -- there stay until they end: a prefix, then for each a name of 12 bytes and its end, 13 digits of ms.
--- KEYS: the keys, then the channel if there is a message.
 -- ARGV: the prefix; the name of a hold to begin, its ms; the name of one to end; the life of what comes
--- in ms, unless the key had a longer one; the message; then what comes, for each key, '' for nothing.
-local prefix, begin, begin_ms, finish, life, message = unpack(ARGV, 1, 6)
+-- in ms, unless the key had a longer one; how to publish, the channel (no key: it would count as missing
+-- while the slot moves) and the message, or ''; then what comes, for each key, '' for nothing.
+local prefix, begin, begin_ms, finish, life, publish, channel, message = unpack(ARGV, 1, 8)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local count = message == '' and #KEYS or #KEYS - 1
-for i = 1, count do
+for i = 1, #KEYS do
   local key, held, last = KEYS[i], '', 0
   if redis.pcall('GETRANGE', key, 0, #prefix - 1) == prefix then
     local there = redis.call('GET', key)
@@ -22,7 +21,7 @@ for i = 1, count do
     local ends = now + begin_ms
     held, last = held .. begin .. string.format('%013d', ends), math.max(last, ends)
   end
-  local fresh = ARGV[6 + i]
+  local fresh = ARGV[8 + i]
   if held ~= '' then
     redis.call('SET', key, prefix .. held, 'PX', string.format('%d', last - now))
   elseif fresh == '' then
@@ -33,6 +32,6 @@ for i = 1, count do
   end
 end
 if message ~= '' then
-  redis.call('PUBLISH', KEYS[#KEYS], message)
+  redis.call(publish, channel, message)
 end
 return 1
