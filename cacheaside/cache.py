@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, Self, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
 
 import cachetools
 
@@ -42,6 +42,9 @@ from cacheaside.transactions import Mutating, Transaction
 from cacheaside.urls import Endpoint, parse_url
 from cacheaside.world import ProcessWorld
 from cacheaside.writers import invalidates_decorator, updates_decorator
+
+if TYPE_CHECKING:
+    from cacheaside.toolkit.lock import Lock
 
 log = logging.getLogger("cacheaside")
 
@@ -297,6 +300,20 @@ class Cache(Operations):
         after ``hold`` seconds, in misses.
         """
         return Mutating(self, key_names(keys), tag_names(tags), seconds("hold", hold))
+
+    def lock(self, name: str, ttl: Seconds = 10, *, timeout: Seconds = 10) -> Lock:
+        """``with cache.lock("reports") as held:`` one holder at a time among all processes.
+
+        It is renewed while it is held, and ends ``ttl`` seconds after its process has died. ``held.fence``
+        grows with every holder: what the lock protects should refuse a smaller one, for no lock of one
+        Redis can promise that there are never two holders. Not re-entrant.
+
+        Args:
+            timeout: seconds to wait for it; LockTimeout then.
+        """
+        from cacheaside.toolkit.lock import Lock
+
+        return Lock(self, name, ttl, timeout)
 
     # -- lifetime
 

@@ -49,3 +49,7 @@ class RateLimited(CacheasideError):
 
     def __reduce__(self) -> tuple[type[RateLimited], tuple[str, Decision]]:
         return type(self), (str(self), self.decision)
+
+
+class LockTimeout(CacheasideError, TimeoutError):
+    """Somebody else held the lock for all of the ``timeout``."""

@@ -142,7 +142,10 @@ class Run(Struct, frozen=True, gc=False):
 
 
 class Scan(Struct, frozen=True, gc=False):
-    """Some of the keys that match a glob pattern. Reply: ``(next cursor or None, keys)``."""
+    """Some of the keys of strings that match a glob pattern. Reply: ``(next cursor or None, keys)``.
+
+    What programs keep is no string: clearing a cache is not to end sessions, locks and limits.
+    """
 
     pattern: str
     cursor: object = None

@@ -177,6 +177,16 @@ class Driver:
         except Exception:
             log.exception("a background refresh failed")
 
+    def keep(self, renew: Renew, store: Store) -> Callable[[], None]:
+        """Send ``renew`` every third of its ttl, from a thread, until what is returned is called."""
+        kept = self._keeper.keep(renew, store)
+        kept.__enter__()
+
+        def stop() -> None:
+            kept.__exit__(None, None, None)
+
+        return stop
+
     # -- async
 
     async def arun(self, flow: Flow[T], store: Store) -> T:
@@ -223,7 +233,7 @@ class Driver:
         return await store.aperform(command)
 
     async def _aload(self, command: Load, store: Store) -> Loaded | Pending:
-        renewing = self._akeep(command.renew, store)
+        renewing = None if command.renew is None else self.akeep(command.renew, store)
         try:
             if command.soft is None and command.hard is None:
                 return await aoutcome(command.call)
@@ -240,7 +250,7 @@ class Driver:
                 renewing()
 
     async def _aawait(self, command: Await, store: Store) -> Loaded:
-        renewing = self._akeep(command.renew, store)
+        renewing = None if command.renew is None else self.akeep(command.renew, store)
         try:
             return await asettled(command.pending.future, command.timeout)
         except BaseException:
@@ -250,9 +260,8 @@ class Driver:
             if renewing is not None:
                 renewing()
 
-    def _akeep(self, renew: Renew | None, store: Store) -> Callable[[], None] | None:
-        if renew is None:
-            return None
+    def akeep(self, renew: Renew, store: Store) -> Callable[[], None]:
+        """``keep`` on the running event loop."""
         loop = asyncio.get_running_loop()
         every = renew.ttl / 3
         handle: asyncio.TimerHandle

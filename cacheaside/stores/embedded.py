@@ -285,7 +285,7 @@ class EmbeddedStore:
 
     def _scan(self, command: Scan) -> tuple[object, list[str]]:
         matches = matcher(command.pattern)
-        return None, [k for k in list(self._rows) if matches(k) and self._get(k)]
+        return None, [k for k in list(self._rows) if matches(k) and type(self._get(k)) is bytes]
 
     def _members(self, command: Members) -> list[str]:
         now = self._clock()

@@ -224,7 +224,8 @@ class Encoder:
             cursor, found = check(replies[0])
             return int(cursor) or None, [raw.decode("utf-8", "replace") for raw in found]
 
-        return [("SCAN", command.cursor or 0, "MATCH", command.pattern, "COUNT", command.count)], parse
+        call = ("SCAN", command.cursor or 0, "MATCH", command.pattern, "COUNT", command.count)
+        return [(*call, "TYPE", "string")], parse
 
     def _members(self, command: Members) -> tuple[list[Call], Parse]:
         stop = command.start + command.count - 1

@@ -260,7 +260,8 @@ def scan(
         yield from visit(topology)
         cursor = Cursor(topology.primaries, 0, (yield from holdings(topology)))
     server, *rest = cursor.servers
-    answers = yield Exchange({server: [("SCAN", cursor.at, "MATCH", pattern, "COUNT", count)]})
+    call = ("SCAN", cursor.at, "MATCH", pattern, "COUNT", count, "TYPE", "string")
+    answers = yield Exchange({server: [call]})
     at, found = only(answers[server])
     if int(at) or rest:
         left = cursor.servers if int(at) else tuple(rest)

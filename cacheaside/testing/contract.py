@@ -38,6 +38,7 @@ from cacheaside.engine.commands import (
     Place,
     Release,
     Renew,
+    Run,
     Scan,
     Sweep,
 )
@@ -56,6 +57,7 @@ from cacheaside.entry import (
     parse,
 )
 from cacheaside.keys import RawKeys
+from cacheaside.toolkit.counting import PROGRAMS
 
 Wait = Callable[[float], None]
 
@@ -360,6 +362,11 @@ class StoreContract:
         assert len(scanned(do, KEYS.value("n:*"))) == 700
         assert scanned(do, KEYS.value("n:69?")) == [KEYS.value(f"n:69{i}") for i in range(10)]
         assert scanned(do, KEYS.value("none:*")) == []
+
+    def test_a_scan_leaves_out_what_programs_keep(self, do: Do) -> None:
+        do(Run(PROGRAMS["sliding-log"], (KEYS.value("n:kept"),), (1, 1, 5, 60_000_000)))
+        do(Claim(((KEYS.value("n:1"), value(1)),), (), 60, 60))
+        assert scanned(do, KEYS.value("n:*")) == [KEYS.value("n:1")]
 
     def test_a_tag_lists_its_entries_by_their_ends(self, do: Do) -> None:
         now, index = time.time(), KEYS.tag_index("t")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from cacheaside.errors import RateLimited
+from cacheaside.errors import LockTimeout, RateLimited
 from cacheaside.keyspace import DeclaredKey, Key, Keyspace
+from cacheaside.toolkit.lock import Held, Lock
 from cacheaside.toolkit.rate_limited import rate_limited
 from cacheaside.toolkit.ratelimit import Decision, RateLimiter
 
 __all__ = [
     "Decision",
     "DeclaredKey",
+    "Held",
     "Key",
     "Keyspace",
+    "Lock",
+    "LockTimeout",
     "RateLimited",
     "RateLimiter",
     "rate_limited",

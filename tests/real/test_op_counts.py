@@ -304,3 +304,19 @@ async def test_a_hit_of_a_limiter_is_one_command_and_a_known_refusal_none(
             for _ in range(100):
                 assert not await do(hit("ann"))
         assert wire.names == []
+
+
+@both
+async def test_a_lock_is_one_command_to_take_and_one_to_give_back(redis_url, wire, asynchronous):
+    async with Cache(redis_url) as cache:
+        async with cache.lock("warm"):
+            pass
+        with cache.lock("warm"):
+            pass
+        lock = cache.lock("reports")
+        with wire.counting():
+            await do(lock.aacquire() if asynchronous else lock.acquire())
+            assert wire.names == ["EVALSHA"]
+            await do(lock.arelease() if asynchronous else lock.release())
+        assert wire.names == ["EVALSHA"] * 2
+        assert wire.round_trips == 2
