@@ -28,7 +28,7 @@ from cacheaside.reclaim import Reclaimer
 from cacheaside.stats import Counts
 from cacheaside.stores.memory import NearCache
 from cacheaside.telemetry import Telemetry
-from cacheaside.transactions import Transaction, collecting
+from cacheaside.transactions import Transaction, collecting, recording
 from cacheaside.world import ProcessWorld
 
 log = logging.getLogger("cacheaside")
@@ -218,6 +218,9 @@ class Flows:
 
     def _acknowledge(self, receipt: Receipt) -> Receipt:
         self.invalidations += len(receipt.keys) + len(receipt.tags)
+        noted = recording.get()
+        if noted is not None:
+            noted.extend(receipt.tags)
         if receipt.acknowledged:
             return receipt
         self.unacknowledged += 1

@@ -86,6 +86,9 @@ class Transaction:
         return ((), ()) if kind is not None else (tuple(self._keys), tuple(self._tags))
 
 
+recording: ContextVar[list[str] | None] = ContextVar("cacheaside_recording", default=None)
+"""Where the tags that are invalidated here are noted, if anybody asks."""
+
 collecting: ContextVar[Transaction | None] = ContextVar("cacheaside_transaction", default=None)
 
 

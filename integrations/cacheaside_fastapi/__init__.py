@@ -6,15 +6,18 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
-from cacheaside import Cache, ConfigError, configure
+from cacheaside import Cache, configure
 
 try:
     from fastapi import Depends
     from starlette.requests import HTTPConnection
+
+    from cacheaside_fastapi.middleware import ResponseCacheMiddleware
+    from cacheaside_fastapi.responses import cache_of, cache_response
 except ModuleNotFoundError as error:
     raise ImportError("cacheaside_fastapi needs FastAPI: pip install 'cacheaside[fastapi]'") from error
 
-__all__ = ["CacheDep", "lifespan", "request_cache"]
+__all__ = ["CacheDep", "ResponseCacheMiddleware", "cache_response", "lifespan", "request_cache"]
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]
 
@@ -48,14 +51,7 @@ def lifespan(cache: Cache | str | None = None, *, default: bool = False, **setti
 # Async, for FastAPI would send a plain function to a thread.
 async def request_cache(connection: HTTPConnection) -> Cache:
     """The cache of the app that serves this request or websocket."""
-    cache = getattr(connection.state, "cache", None)
-    if not isinstance(cache, Cache):
-        raise ConfigError(
-            "there is no cache in the lifespan's state: make the app with "
-            'lifespan=cacheaside_fastapi.lifespan("redis://..."), and in tests enter the client: '
-            "`with TestClient(app) as client`"
-        )
-    return cache
+    return cache_of(connection)
 
 
 CacheDep = Annotated[Cache, Depends(request_cache)]

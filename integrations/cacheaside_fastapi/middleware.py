@@ -1,0 +1,218 @@
+"""Cached responses for any ASGI app, by path: before routing, so a hit runs nothing of the app.
+
+No dependency runs on a hit, an authentication neither: list only paths whose responses are for everybody, or
+tell users apart by ``identity``. Where that is not enough, ``cache_response`` on the endpoint is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.routing import compile_path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cacheaside import MISSING, Cache
+from cacheaside.http import (
+    NotStored,
+    Own,
+    Plan,
+    ResponseOptions,
+    ResponsePolicy,
+    Responses,
+    Stored,
+    answer,
+    groups,
+    invalidated,
+    passed,
+    plan,
+    responses,
+)
+from cacheaside.transactions import recording
+from cacheaside_fastapi.responses import asked_of, cache_of
+
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+Rule = tuple[str, ResponseOptions]
+
+
+class PathTemplate:
+    """A path as routes write it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._pattern, _, self._convertors = compile_path(text)
+
+    def match(self, path: str) -> dict[str, Any] | None:
+        """The parameters of a path that fits, else None."""
+        found = self._pattern.match(path)
+        if found is None:
+            return None
+        return {name: self._convertors[name].convert(text) for name, text in found.groupdict().items()}
+
+
+class ResponseCacheMiddleware:
+    """Pure ASGI middleware.
+
+    Args:
+        rules: path templates, such as ``"/posts/{id:int}"``, with the options of ``cache_response``; the
+            first that matches counts.
+        cache: None is the cache of the app's lifespan.
+        groups: whether answers to requests that change something tell clients the tags that were
+            invalidated, in ``Cache-Group-Invalidation``. Such a header from an endpoint is always obeyed.
+
+    Raises ConfigError for a wrong option.
+    """
+
+    def __init__(
+        self, app: ASGIApp, rules: Iterable[Rule] = (), *, cache: Cache | None = None, groups: bool = False
+    ) -> None:
+        self.app = app
+        self.rules = [(PathTemplate(path), ResponsePolicy.of(options)) for path, options in rules]
+        self.cache = cache
+        self.groups = groups
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] not in SAFE:
+            await self.changing(scope, receive, send)
+            return
+        for path, policy in self.rules:
+            params = path.match(scope["path"])
+            if params is not None:
+                await self.asked(policy, path.text, params, scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    # -- requests that ask
+
+    async def asked(
+        self,
+        policy: ResponsePolicy,
+        path: str,
+        params: dict[str, Any],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        request = Request({**scope, "path_params": params}, receive)
+        cache = self.cache or cache_of(request)
+        asked = asked_of(request, path)
+        way = plan(policy, asked, cache.world.tick())
+        if not way.key:
+            await self.app(scope, receive, marking(send, way.why))
+            return
+        through, own, found = responses(cache, policy), Own(), None
+        catch = Catch(through, own, way, send)
+
+        async def load() -> Stored:
+            try:
+                await self.app(scope, receive, catch)
+            except Exception as error:
+                raise through.broke(own, error, 500) from error
+            return catch.kept()
+
+        if asked.method == "HEAD":
+            found = await through.arespond.peek(way.key, way.tags, load)
+            if found is MISSING:
+                await self.app(scope, receive, marking(send, "miss"))
+                return
+        else:
+            ask = through.arespond.refresh if way.anew else through.arespond
+            try:
+                found = await ask(way.key, way.tags, load)
+            except NotStored:
+                pass
+            if catch.streaming:
+                through.pass_by(way.key)
+                return
+            found = through.resolve(own, way, found)
+        if found is None:
+            if own.error is not None:
+                raise own.error
+            out = marking(send, "request" if way.anew else "miss")
+            if not own.ran:
+                await self.app(scope, receive, out)
+            else:
+                for message in own.response:
+                    await out(message)
+            return
+        told = answer(policy, asked, way, found, cache.world.clock(), made=own.kept)
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in told.headers]
+        await send({"type": "http.response.start", "status": told.status, "headers": raw})
+        await send({"type": "http.response.body", "body": told.body})
+
+    # -- requests that change
+
+    async def changing(self, scope: Scope, receive: Receive, send: Send) -> None:
+        noted: list[str] = []
+        token = recording.set(noted)
+
+        async def out(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                message = await self.told(scope, message, noted)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, out)
+        finally:
+            recording.reset(token)
+
+    async def told(self, scope: Scope, message: Message, noted: list[str]) -> Message:
+        headers = list(message["headers"])
+        for name, value in headers:
+            if name.lower() == b"cache-group-invalidation":
+                tags = tuple(invalidated(value.decode("latin-1")))
+                if tags:
+                    await (self.cache or cache_of(Request(scope))).ainvalidate(tags=tags)
+        told = groups(dict.fromkeys(noted)) if self.groups else ""
+        if told:
+            headers.append((b"cache-group-invalidation", told.encode("latin-1")))
+        return {**message, "headers": headers}
+
+
+class Catch:
+    """Takes what an app sends, until it is whole; what comes in pieces or is too large goes on at once."""
+
+    def __init__(self, through: Responses, own: Own, way: Plan, send: Send) -> None:
+        self._through = through
+        self._own = own
+        self._way = way
+        self._send = marking(send, "miss")
+        self._messages: list[Message] = []
+        self.streaming = False
+
+    async def __call__(self, message: Message) -> None:
+        if self.streaming:
+            await self._send(message)
+            return
+        self._messages.append(message)
+        body = message.get("body", b"")
+        if message.get("more_body") or len(body) > self._through.policy.max_body:
+            self.streaming = True
+            for one in self._messages:
+                await self._send(one)
+        elif message["type"] == "http.response.body":
+            self._own.response = self._messages
+
+    def kept(self) -> Stored:
+        start, *rest = self._messages
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
+        body = None if self.streaming else rest[-1].get("body", b"")
+        return self._through.keep(self._own, self._way.private, start["status"], headers, body)
+
+
+def marking(send: Send, why: str) -> Send:
+    """``send`` that adds why the response was passed on."""
+    name, value = passed(why)
+    word = (name.encode(), value.encode())
+
+    async def out(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], word]}
+        await send(message)
+
+    return out

@@ -1,0 +1,485 @@
+"""Cached responses of FastAPI endpoints and of any ASGI app: what is spared, and what is never shared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import httpx2
+import pytest
+from cacheaside_fastapi import ResponseCacheMiddleware, cache_response, lifespan
+from fastapi import BackgroundTasks, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from cacheaside import Cache, ConfigError
+from cacheaside.testing import FakeClock
+
+
+class Post(BaseModel):
+    id: int
+    title: str = "Engines"
+    secret: str = "s"
+
+
+class Shown(BaseModel):
+    id: int
+    title: str
+
+
+class Site:
+    """An app, its cache and clock, and the calls that reached its endpoints."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.cache = Cache("embedded://", clock=self.clock)
+        self.cache.driver._sleep = self.clock.tick
+        self.app = FastAPI(lifespan=lifespan(self.cache))
+        self.calls: list[Any] = []
+
+    def get(self, path: str, **options: Any) -> Callable[[Any], Any]:
+        """Put a cached endpoint under a path."""
+        more = {k: options.pop(k) for k in ("response_model", "status_code", "dependencies") if k in options}
+
+        def decorate(endpoint: Any) -> Any:
+            self.app.get(path, **more)(cache_response(**{"ttl": 60, **options})(endpoint))
+            return endpoint
+
+        return decorate
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[TestClient]:
+    with TestClient(site.app, raise_server_exceptions=False) as made:
+        yield made
+
+
+def status(response: httpx2.Response) -> str:
+    return response.headers["cache-status"].removeprefix("cacheaside; ")
+
+
+# ---------------------------------------------------------------------------- hits
+
+
+def test_a_hit_spares_the_endpoint(site: Site, client: TestClient) -> None:
+    """The same body, type and ETag; its age; and the model that FastAPI would have applied."""
+
+    @site.get("/posts/{id}", response_model=Shown)
+    async def read(id: int) -> Any:
+        site.calls.append(id)
+        return Post(id=id)
+
+    first = client.get("/posts/1")
+    site.clock.tick(5)
+    second = client.get("/posts/1")
+    assert first.json() == second.json() == {"id": 1, "title": "Engines"}
+    assert site.calls == [1]
+    assert status(first) == "fwd=miss; stored"
+    assert status(second) == "hit; ttl=55"
+    assert second.headers["age"] == "5"
+    assert first.headers["etag"] == second.headers["etag"]
+    assert second.headers["content-type"] == "application/json"
+    assert client.get("/posts/2").json()["id"] == 2
+
+
+def test_sync_endpoints_status_codes_and_raw_responses(site: Site, client: TestClient) -> None:
+    @site.get("/sync", status_code=203, statuses=[203])
+    def sync() -> dict[str, int]:
+        site.calls.append("sync")
+        return {"a": 1}
+
+    @site.get("/raw")
+    async def raw() -> Response:
+        site.calls.append("raw")
+        return PlainTextResponse("text", headers={"X-Own": "1"})
+
+    @site.get("/injected")
+    async def injected(response: Response) -> int:
+        response.headers["X-Own"] = "2"
+        return 1
+
+    for _ in range(2):
+        assert (client.get("/sync").status_code, client.get("/sync").json()) == (203, {"a": 1})
+        assert (client.get("/raw").text, client.get("/raw").headers["x-own"]) == ("text", "1")
+        assert client.get("/injected").headers["x-own"] == "2"
+    assert site.calls == ["sync", "raw"]
+
+
+def test_an_invalidation_means_the_same_for_a_response(site: Site, client: TestClient) -> None:
+    titles = {1: "old"}
+
+    @site.get("/posts/{id}", tags=lambda request: [f"post:{request.path_params['id']}"])
+    async def read(id: int) -> str:
+        return titles[id]
+
+    assert client.get("/posts/1").json() == "old"
+    titles[1] = "new"
+    assert client.get("/posts/1").json() == "old"
+    assert site.cache.invalidate(tags=["post:1"])
+    assert client.get("/posts/1").json() == "new"
+
+
+def test_dependencies_run_at_every_request(site: Site, client: TestClient) -> None:
+    """A hit is not for whoever the dependency turns away."""
+
+    def guard(x_key: Annotated[str, Header()]) -> None:
+        site.calls.append("guard")
+        if x_key != "right":
+            raise HTTPException(401)
+
+    @site.get("/guarded", dependencies=[Depends(guard)])
+    async def read() -> int:
+        site.calls.append("read")
+        return 1
+
+    assert client.get("/guarded", headers={"X-Key": "right"}).status_code == 200
+    assert client.get("/guarded", headers={"X-Key": "wrong"}).status_code == 401
+    assert client.get("/guarded", headers={"X-Key": "right"}).status_code == 200
+    assert site.calls == ["guard", "read", "guard", "guard"]
+
+
+def test_openapi_is_unharmed(site: Site) -> None:
+    plain = FastAPI()
+
+    async def read(id: int, lang: Annotated[str, Header()] = "en") -> Post:
+        """Read a post."""
+        return Post(id=id)
+
+    site.get("/posts/{id}")(read)
+    plain.get("/posts/{id}")(read)
+    assert site.app.openapi()["paths"] == plain.openapi()["paths"]
+    assert site.app.openapi()["components"] == plain.openapi()["components"]
+
+
+def test_an_endpoint_may_have_the_request_itself(site: Site, client: TestClient) -> None:
+    @site.get("/mine/{id}")
+    async def read(request: Request, id: int) -> str:
+        return request.url.path
+
+    assert client.get("/mine/1").json() == client.get("/mine/1").json() == "/mine/1"
+
+
+def test_background_tasks_run_when_the_endpoint_does(site: Site, client: TestClient) -> None:
+    @site.get("/tasks")
+    async def read(tasks: BackgroundTasks) -> int:
+        tasks.add_task(site.calls.append, "task")
+        return 1
+
+    client.get("/tasks"), client.get("/tasks")
+    assert site.calls == ["task"]
+
+
+# ---------------------------------------------------------------------------- validators
+
+
+def test_who_has_it_is_told_so_after_routing_and_only_when_he_asks(site: Site, client: TestClient) -> None:
+    @site.get("/page")
+    async def read() -> int:
+        return 1
+
+    @site.app.post("/page")
+    async def write() -> int:
+        site.calls.append("write")
+        return 2
+
+    etag = client.get("/page").headers["etag"]
+    asked = {"If-None-Match": etag}
+    assert client.get("/page", headers=asked).status_code == 304
+    assert client.get("/page", headers=asked).content == b""
+    assert client.post("/page", headers=asked).status_code == 200
+    assert site.calls == ["write"]
+    assert client.get("/nowhere", headers={"If-None-Match": "*"}).status_code == 404
+
+
+def test_head_is_answered_from_what_get_has_stored(site: Site, client: TestClient) -> None:
+    async def read() -> int:
+        site.calls.append("read")
+        return 1
+
+    site.app.api_route("/page", methods=["GET", "HEAD"])(cache_response(ttl=60)(read))
+    assert status(client.head("/page")) == "fwd=miss"
+    assert site.cache.stats()["l1"]["entries"] == 0, "a response without a body is nobody else's"
+    client.get("/page")
+    head = client.head("/page")
+    assert (status(head), head.content, head.headers["content-length"]) == ("hit; ttl=60", b"", "1")
+    assert len(site.calls) == 2
+
+
+def test_what_the_client_says(site: Site, client: TestClient) -> None:
+    @site.get("/page")
+    async def read() -> int:
+        site.calls.append(1)
+        return len(site.calls)
+
+    assert client.get("/page").json() == 1
+    assert client.get("/page", headers={"Cache-Control": "no-store"}).json() == 2
+    assert client.get("/page").json() == 1
+    anew = client.get("/page", headers={"Cache-Control": "no-cache"})
+    assert (anew.json(), status(anew)) == (3, "fwd=request; stored")
+    assert client.get("/page").json() == 3
+
+
+# ---------------------------------------------------------------------------- nobody gets another one's
+
+
+@pytest.mark.parametrize("header", [{"Cookie": "session=ada"}, {"Authorization": "Bearer ada"}])
+def test_without_an_identity_nobody_who_says_who_he_is_is_served(
+    site: Site, client: TestClient, header: dict[str, str]
+) -> None:
+    @site.get("/me")
+    async def me(request: Request) -> str:
+        return request.headers.get("cookie", "") + request.headers.get("authorization", "")
+
+    assert "ada" in client.get("/me", headers=header).json()
+    assert client.get("/me").json() == "", "and what he was told was not stored"
+    assert "ada" in client.get("/me", headers=header).json()
+    assert status(client.get("/me", headers=header)) == "fwd=bypass"
+
+
+def test_with_an_identity_each_has_his_own(site: Site, client: TestClient) -> None:
+    @site.get("/me", identity=lambda request: request.headers.get("authorization"))
+    async def me(request: Request) -> str:
+        site.calls.append(1)
+        return request.headers.get("authorization", "nobody")
+
+    for user in ("ada", "bob", "ada", "bob"):
+        response = client.get("/me", headers={"Authorization": user})
+        assert response.json() == user
+        assert response.headers["cache-control"].startswith("private")
+    assert client.get("/me").json() == "nobody"
+    assert len(site.calls) == 3
+
+
+def test_a_response_that_sets_a_cookie_is_not_stored(site: Site, client: TestClient) -> None:
+    @site.get("/page")
+    async def read(response: Response) -> int:
+        site.calls.append(1)
+        response.set_cookie("session", str(len(site.calls)))
+        return 1
+
+    first, second = client.get("/page"), TestClient(site.app)
+    assert first.cookies["session"] == "1"
+    client.cookies.clear()
+    assert client.get("/page").cookies["session"] == "2"
+    assert status(client.get("/page", headers={"Cookie": ""})) in ("fwd=bypass", "fwd=miss")
+    second.close()
+
+
+async def together(app: Any, path: str, count: int, go_on: asyncio.Event) -> list[httpx2.Response]:
+    """Ask at once, and let the endpoint go on when all are waiting."""
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        tasks = [asyncio.create_task(client.get(path)) for _ in range(count)]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(*tasks)
+
+
+class WithState:
+    """What the lifespan would have done for an app that is called without a server."""
+
+    def __init__(self, app: Any, cache: Cache) -> None:
+        self.app = app
+        self.cache = cache
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app({**scope, "state": {"cache": self.cache}}, receive, send)
+
+
+@pytest.mark.parametrize("kind", ["decorator", "middleware"])
+async def test_a_cookie_reaches_only_him_it_was_made_for(kind: str) -> None:
+    """Ten ask at once; each gets a session of his own, though they waited for one response."""
+    site, go_on = Site(), asyncio.Event()
+
+    async def read(request: Request) -> Response:
+        site.calls.append(1)
+        number = len(site.calls)
+        await go_on.wait()
+        response = PlainTextResponse("page")
+        response.set_cookie("session", str(number))
+        return response
+
+    if kind == "decorator":
+        site.get("/page")(read)
+        app: Any = WithState(site.app, site.cache)
+    else:
+        inner = Starlette(routes=[Route("/page", read)])
+        app = ResponseCacheMiddleware(inner, [("/page", {"ttl": 60})], cache=site.cache)
+    answers = await together(app, "/page", 10, go_on)
+    assert len({response.headers["set-cookie"] for response in answers}) == 10
+
+
+@pytest.mark.parametrize("kind", ["decorator", "middleware"])
+async def test_one_load_for_all_who_may_share_it(kind: str) -> None:
+    site, go_on = Site(), asyncio.Event()
+
+    async def read(request: Request) -> Response:
+        site.calls.append(1)
+        await go_on.wait()
+        return PlainTextResponse("page")
+
+    if kind == "decorator":
+        site.get("/page")(read)
+        app: Any = WithState(site.app, site.cache)
+    else:
+        inner = Starlette(routes=[Route("/page", read)])
+        app = ResponseCacheMiddleware(inner, [("/page", {"ttl": 60})], cache=site.cache)
+    answers = await together(app, "/page", 10, go_on)
+    assert {response.text for response in answers} == {"page"}
+    assert len(site.calls) == 1
+
+
+def test_query_and_headers_poison_nothing(site: Site, client: TestClient) -> None:
+    @site.get("/search", vary=["Accept-Language"])
+    async def search(request: Request, q: str = "") -> Any:
+        language = request.headers.get("accept-language")
+        return [q, language, request.headers.get("x-forwarded-host")]
+
+    client.get("/search?q=a", headers={"X-Forwarded-Host": "evil", "Accept-Language": "en"})
+    assert client.get("/search?q=a", headers={"Accept-Language": "de"}).json()[1] == "de"
+    assert client.get("/search?q=b", headers={"Accept-Language": "en"}).json() == ["b", "en", None]
+    assert client.get("/search?q=a&x=1", headers={"Accept-Language": "en"}).json() == ["a", "en", None]
+
+
+# ---------------------------------------------------------------------------- errors, streams, sizes
+
+
+def test_errors_are_not_stored_and_an_old_response_may_be_better(site: Site, client: TestClient) -> None:
+    @site.get("/page", stale_if_error=600)
+    async def read() -> int:
+        site.calls.append(1)
+        if len(site.calls) in (2, 3):
+            raise HTTPException(503) if len(site.calls) == 2 else ZeroDivisionError
+        return len(site.calls)
+
+    assert client.get("/page").json() == 1
+    site.clock.tick(61)
+    old = client.get("/page")
+    assert (old.status_code, old.json()) == (200, 1)
+    assert status(old) == "hit; ttl=-1"
+    site.cache.clear()
+    assert client.get("/page").status_code == 500
+    assert client.get("/page").json() == 4
+
+
+def test_an_error_of_the_client_is_his_own(site: Site, client: TestClient) -> None:
+    @site.get("/posts/{id}")
+    async def read(id: int) -> int:
+        site.calls.append(id)
+        raise HTTPException(404, headers={"X-Why": "gone"})
+
+    for _ in range(2):
+        response = client.get("/posts/1")
+        assert (response.status_code, response.headers["x-why"]) == (404, "gone")
+    assert site.calls == [1, 1]
+
+
+@pytest.mark.parametrize("kind", ["decorator", "middleware"])
+def test_streams_and_large_bodies_pass_through(kind: str) -> None:
+    site = Site()
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(iter([b"a", b"b"]))
+
+    async def large(request: Request) -> Response:
+        return PlainTextResponse("x" * 101)
+
+    options: Any = {"ttl": 60, "max_body": 100}
+    if kind == "decorator":
+        site.get("/stream", **options)(stream)
+        site.get("/large", **options)(large)
+        app: Any = site.app
+    else:
+        app = Starlette(routes=[Route("/stream", stream), Route("/large", large)])
+        app = ResponseCacheMiddleware(app, [("/stream", options), ("/large", options)], cache=site.cache)
+    with TestClient(app) as client:
+        for path, body in (("/stream", "ab"), ("/large", "x" * 101)) * 2:
+            assert client.get(path).text == body
+            assert "hit" not in status(client.get(path))
+    assert site.cache.stats()["l1"]["entries"] == 0
+
+
+# ---------------------------------------------------------------------------- middleware
+
+
+def page(site: Site) -> Any:
+    async def read(request: Request) -> Response:
+        site.calls.append(request.path_params["id"])
+        return PlainTextResponse(f"page {request.path_params['id']}")
+
+    async def write(request: Request) -> Response:
+        await site.cache.ainvalidate(tags=["pages"])
+        return PlainTextResponse("written", headers={"Cache-Group-Invalidation": '"others", "pages"'})
+
+    return Starlette(routes=[Route("/p/{id:int}", read), Route("/p/{id:int}", write, methods=["POST"])])
+
+
+def test_any_app_by_path() -> None:
+    site = Site()
+    rules: Any = [("/p/{id:int}", {"ttl": 60, "tags": ["pages"], "groups": True})]
+    app = ResponseCacheMiddleware(page(site), rules, cache=site.cache, groups=True)
+    with TestClient(app) as client:
+        first, second = client.get("/p/1"), client.get("/p/1")
+        assert first.text == second.text == "page 1"
+        assert status(second) == "hit; ttl=60"
+        assert second.headers["cache-groups"] == '"pages"'
+        assert client.get("/p/2").text == "page 2"
+        assert client.get("/p/1", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+        site.cache.set("n:k", 1, tags=["others"])
+        written = client.post("/p/1")
+        assert '"pages"' in written.headers["cache-group-invalidation"]
+        assert not site.cache.exists("n:k"), "what the endpoint's header names is invalidated as well"
+        assert client.get("/p/1").text == "page 1"
+    assert site.calls == [1, 2, 1]
+
+
+def test_an_error_in_the_app_is_the_apps() -> None:
+    site = Site()
+
+    async def fails(request: Request) -> Response:
+        raise ZeroDivisionError
+
+    app = ResponseCacheMiddleware(
+        Starlette(routes=[Route("/x", fails)]), [("/x", {"ttl": 1})], cache=site.cache
+    )
+    with TestClient(app) as client, pytest.raises(ZeroDivisionError):
+        client.get("/x")
+
+
+# ---------------------------------------------------------------------------- bad input
+
+
+def test_wrong_use_is_refused_where_it_stands() -> None:
+    with pytest.raises(ConfigError, match="ttl"):
+        cache_response()
+    with pytest.raises(ConfigError, match="streams"):
+
+        @cache_response(ttl=1)
+        async def stream() -> Any:
+            yield b""
+
+    with pytest.raises(ConfigError, match="ttl"):
+        ResponseCacheMiddleware(Starlette(), [("/", {})])
+
+
+def test_an_app_without_a_cache_says_so() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    @cache_response(ttl=1)
+    async def read() -> int:
+        return 1
+
+    with TestClient(app) as client, pytest.raises(ConfigError, match="lifespan"):
+        client.get("/")
