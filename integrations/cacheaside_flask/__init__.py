@@ -12,13 +12,15 @@ from cacheaside.stores.embedded import EmbeddedStore
 
 try:
     import click
-    from flask import Flask, current_app
+    from flask import Flask
     from flask.cli import AppGroup
     from werkzeug.local import LocalProxy
+
+    from cacheaside_flask.responses import app_cache, cache_response
 except ModuleNotFoundError as error:
     raise ImportError("cacheaside_flask needs Flask: pip install 'cacheaside[flask]'") from error
 
-__all__ = ["CacheAside", "current_cache"]
+__all__ = ["CacheAside", "cache_response", "current_cache"]
 
 NAME: Final = "cacheaside"
 PREFIX: Final = "CACHEASIDE_"
@@ -61,13 +63,6 @@ class CacheAside:
             configure(cache)
         app.cli.add_command(commands)
         return cache
-
-
-def app_cache() -> Cache:
-    cache = current_app.extensions.get(NAME)
-    if cache is None:
-        raise ConfigError(f"the app {current_app.name!r} has no cache: call CacheAside().init_app(app)")
-    return cast(Cache, cache)
 
 
 # A proxy is no Cache to a type checker, and is one to everybody else.
