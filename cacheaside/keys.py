@@ -409,6 +409,10 @@ class RawKeys:
         """Where the value of *key* (``ns:rest``) lives."""
         return self._head + key
 
+    def record(self, key: str) -> str:
+        """Where something lives under *key* that is no cached value: clearing the cache leaves it alone."""
+        return f"{{{self._head}{key}}}"
+
     def refresh_lock(self, key: str) -> str:
         """The lock that lets one process refresh *key*."""
         return f"{{{self._head}{key}}}:r"

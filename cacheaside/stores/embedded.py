@@ -136,6 +136,9 @@ class EmbeddedStore:
     def now(self) -> float:
         return self._tick()
 
+    def clock(self) -> float:
+        return self._clock()
+
     def get(self, key: str) -> Any:
         return self._get(key)
 

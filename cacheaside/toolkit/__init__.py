@@ -7,8 +7,11 @@ from cacheaside.keyspace import DeclaredKey, Key, Keyspace
 from cacheaside.toolkit.lock import Held, Lock
 from cacheaside.toolkit.rate_limited import rate_limited
 from cacheaside.toolkit.ratelimit import Decision, RateLimiter
+from cacheaside.toolkit.sessions import Session, SessionStore
+from cacheaside.toolkit.tokens import Blacklist, RefreshToken, RefreshTokens
 
 __all__ = [
+    "Blacklist",
     "Decision",
     "DeclaredKey",
     "Held",
@@ -18,5 +21,9 @@ __all__ = [
     "LockTimeout",
     "RateLimited",
     "RateLimiter",
+    "RefreshToken",
+    "RefreshTokens",
+    "Session",
+    "SessionStore",
     "rate_limited",
 ]
