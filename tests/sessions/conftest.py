@@ -14,6 +14,7 @@ from cacheaside import Cache
 from cacheaside.keys import RawKeys
 from cacheaside.stores.redis import RedisStore
 from cacheaside.testing import FakeClock
+from cacheaside.testing.chaos import StoreWrapper
 from tests.conftest import SERVERS
 
 
@@ -28,9 +29,10 @@ class Place:
         self.wait = wait
         self.client = client
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         if self.client is None:
-            return list(self.cache.store._rows)  # type: ignore[attr-defined]
+            store: Any = self.cache.store
+            return [key for key in list(store._rows) if store.get(key) is not None]
         return sorted(key.decode() for key in self.client.scan_iter())
 
     def lose(self, key: str) -> None:
@@ -38,6 +40,18 @@ class Place:
             del self.cache.store._rows[key]  # type: ignore[attr-defined]
         else:
             self.client.delete(key)
+
+
+class Recorder(StoreWrapper):
+    """Writes down what a store is asked for."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.asked: list[Any] = []
+
+    def around(self, command: Any) -> Any:
+        self.asked.append(command)
+        return (yield command)
 
 
 def aged(client: Any) -> Callable[[float], None]:

@@ -16,7 +16,7 @@ from cacheaside import Cache, CodecError, ConfigError, StoreUnavailable
 from cacheaside.engine.commands import Run
 from cacheaside.testing.chaos import FailingStore, StoreWrapper
 from cacheaside.toolkit import SessionStore
-from tests.sessions.conftest import Place
+from tests.sessions.conftest import Place, Recorder
 
 DAY = 86400
 DATA = {"email": "ann@example.org", "role": "user", "permissions": ["read"], "age": 33}
@@ -48,18 +48,6 @@ Make = Callable[..., Any]
 def make(place: Place, paint: Any) -> Make:
     """A store of sessions in this place and colour."""
     return lambda **options: paint(SessionStore(place.cache, **options))
-
-
-class Recorder(StoreWrapper):
-    """Writes down what a store is asked for."""
-
-    def __init__(self, store: Any) -> None:
-        super().__init__(store)
-        self.asked: list[Any] = []
-
-    def around(self, command: Any) -> Any:
-        self.asked.append(command)
-        return (yield command)
 
 
 # ---------------------------------------------------------------------------- create and get
@@ -149,7 +137,7 @@ async def test_nothing_lives_for_ever_in_the_store(make: Make, place: Place) -> 
     made = await store.create("ann", DATA)
     await store.rotate(made.token)
     if place.client is not None:
-        lives = {key: place.client.ttl(key) for key in place.keys()}
+        lives = {key: place.client.ttl(key) for key in place.names()}
         assert sorted(life > 0 for life in lives.values()) == [True, True]
         assert max(lives.values()) in (DAY - 1, DAY)
 
@@ -193,7 +181,7 @@ async def test_other_types_change_by_a_function(make: Make) -> None:
 async def test_a_change_that_does_not_fit_is_refused_and_changes_nothing(make: Make) -> None:
     store = make(type=Login)
     token = (await store.create("ann", LOGIN)).token
-    with pytest.raises(ConfigError, match="changes do not fit Login.*'rolle'"):
+    with pytest.raises(ConfigError, match=r"changes do not fit Login.*'rolle'"):
         await store.update(token, {"rolle": "admin"})
     with pytest.raises(CodecError, match="session data"):
         await store.update(token, {"role": 5})
@@ -228,7 +216,7 @@ async def test_data_of_another_type_is_a_miss_that_is_counted(make: Make) -> Non
 
 
 async def test_data_that_cannot_come_back_is_refused(make: Make) -> None:
-    with pytest.raises(CodecError, match="session data: .*give SessionStore a type"):
+    with pytest.raises(CodecError, match=r"session data: .*give SessionStore a type"):
         await make().create("ann", {"day": date(2026, 1, 1)})
     with pytest.raises(ConfigError, match="data must be a dict, not a list"):
         await make().create("ann", [1])
@@ -458,7 +446,7 @@ async def test_ended_sessions_count_for_nothing_and_leave_nothing(place: Place, 
     assert (await store.stats())["pushed_out"] == 1
     assert await store.get(keeps.token)
     if place.client is not None:
-        (key,) = place.keys()
+        (key,) = place.names()
         assert place.client.hlen(key) == 4
 
 
@@ -543,7 +531,7 @@ async def test_no_token_reaches_the_store_a_log_a_repr_or_an_error(
     (listed,) = await store.list("ann")
     said = [repr(x) for x in (made, new, newer, listed, store.thing, *recorder.asked)]
     if place.client is not None:
-        for key in place.keys():
+        for key in place.names():
             hashed = place.client.type(key) == b"hash"
             said.append(repr((key, place.client.hgetall(key) if hashed else place.client.get(key))))
     place.cache.store = FailingStore(recorder.inner)
@@ -596,13 +584,14 @@ async def test_the_loss_of_any_key_logs_out_and_never_in(place: Place, make: Mak
     store = make()
     for victim in ("the user's key", "a grace"):
         await store.delete_all("ann")
+        place.wait(10)
         old = await store.create("ann", DATA)
         new = await store.rotate(old.token)
         ended = await store.create("ann", DATA)
         await store.delete(ended.token)
         left = await store.create("bob", DATA)
         await store.delete_all("bob")
-        (key,) = [key for key in place.keys() if key.endswith("}") is (victim == "the user's key")]
+        (key,) = [key for key in place.names() if key.endswith("}") is (victim == "the user's key")]
         place.lose(key)
         dead = (old, ended, left) if victim == "a grace" else (old, new, ended, left)
         assert [one for one in dead if await store.get(one.token) is not None] == []

@@ -26,7 +26,7 @@ end
 
 -- Also of what is no hash at all: somebody else's, or a fault's.
 local function foreign(reply)
-  return type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true)
+  return type(reply) == 'table' and reply.err and string.find(tostring(reply.err), 'WRONGTYPE', 1, true)
 end
 
 local function find()
@@ -188,7 +188,7 @@ if step == 'touch' then
   if seen or ttl > 0 then
     -- A server that is full still knows who is logged in.
     local failed = save(row)
-    if failed and not string.find(failed.err, 'OOM', 1, true) then
+    if failed and not string.find(tostring(failed.err), 'OOM', 1, true) then
       return failed
     end
   end
