@@ -163,7 +163,7 @@ GRANTS: Final = Program("cacheaside.toolkit", "grants", _twin)
 
 
 def is_live(row: Row, now: float) -> bool:
-    return now < row.idle and now < row.last
+    return now < row.idle  # which never comes after last
 
 
 def micros(seconds: float) -> int:

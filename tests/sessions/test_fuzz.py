@@ -210,6 +210,54 @@ def test_damage_is_counted(colour: str) -> None:
         assert sessions.get(token) is None
 
 
+def test_list_leaves_out_what_is_damaged_and_counts_it(fake: tuple[Cache, Any]) -> None:
+    cache, client = fake
+    client.flushall()
+    sessions = SessionStore(cache)
+    made = [sessions.create("ann", {"n": n}) for n in range(4)]
+    (key,) = client.scan_iter()
+    row, data, lost, whole = (one.id[16:] for one in made)
+    client.hset(key, f"{row}.", b"garbage")
+    client.hset(key, data, b"garbage")
+    client.hdel(key, lost)
+    assert [one.id[16:] for one in sessions.list("ann")] == [whole]
+    assert sessions.stats()["bad_data"] == 3
+    assert [sessions.get(one.token) is None for one in made] == [True, True, True, False]
+    assert sessions.stats()["bad_data"] == 6
+    sessions.create("ann", {})
+    assert client.hlen(key) == 6, "a login clears away rows that are damaged; data is not looked at"
+
+
+@pytest.mark.parametrize("where", ["embedded", "redis"])
+def test_a_damaged_grace_is_over(where: str) -> None:
+    """Only what was written prolongs an old token's life, and only so long as was written."""
+    redis = fake_store()
+    with Cache("embedded://") if where == "embedded" else Cache(store=redis) as cache:
+        store: Any = cache.store
+        sessions = SessionStore(cache)
+        old = sessions.create("ann", DATA)
+        new = sessions.rotate(old.token)
+        assert new is not None
+        names = store._rows if where == "embedded" else [key.decode() for key in redis.client.scan_iter()]
+        (key,) = [name for name in names if not name.endswith("}")]
+        left: bytes = store.get(key) if where == "embedded" else redis.client.get(key)
+        till, _, masked = left.split()
+        late, past = b"%d" % (int(till) + 10**12), b"1000"
+        for damaged, good in {
+            left: True,
+            b" ".join((late, till, masked)): False,
+            b" ".join((till, late, masked)): False,
+            b" ".join((past, past, masked)): False,
+            b" ".join((till, till, masked[:-1])): False,
+            b" ".join((till, till, masked, masked)): False,
+            b"": False,
+        }.items():
+            store.set(key, damaged, 60) if where == "embedded" else redis.client.set(key, damaged)
+            assert (sessions.get(old.token) is not None) is good, damaged
+            assert (sessions.rotate(old.token) is not None) is good, damaged
+        assert sessions.get(new.token) is not None
+
+
 @pytest.fixture(scope="module")
 def embedded() -> Iterator[Cache]:
     with Cache("embedded://") as cache:

@@ -123,6 +123,20 @@ async def test_no_use_prolongs_a_session_past_its_absolute_life(place: Place, ma
     assert not await store.delete(left.id)
 
 
+async def test_a_session_near_its_end_takes_no_other_with_it(place: Place, make: Make) -> None:
+    store = make(ttl=100, absolute_ttl=150)
+    old = await store.create("ann", DATA)
+    place.wait(90)
+    young = await store.create("ann", DATA)
+    assert await store.get(old.token)
+    place.wait(50)
+    assert await store.get(young.token)
+    assert await store.get(old.token), "which has ten seconds left"
+    place.wait(20)
+    assert await store.get(old.token) is None
+    assert await store.get(young.token)
+
+
 async def test_dates_are_dates_of_the_world(make: Make, place: Place) -> None:
     store = make()
     made = await store.create("ann", DATA)
@@ -284,6 +298,26 @@ async def test_no_step_revives_a_session_that_ends_meanwhile(place: Place, make:
     place.cache.store = place.cache.store.inner
     assert await store.get(made.token) is None
     assert await store.list("ann") == []
+
+
+async def test_an_update_by_a_token_that_is_rotated_meanwhile_is_refused(place: Place, make: Make) -> None:
+    store = make()
+    made = await store.create("ann", DATA)
+    plain = SessionStore(place.cache)
+    rotated: list[Any] = []
+
+    class Meanwhile(StoreWrapper):
+        def around(self, command: Any) -> Any:
+            if command.args[0] == "replace":
+                place.cache.store, wrapper = self.inner, place.cache.store
+                rotated.append(plain.rotate(made.token, grace=0))
+                place.cache.store = wrapper
+            return (yield command)
+
+    place.cache.store = Meanwhile(place.cache.store)
+    assert await store.update(made.token, {"role": "admin"}) is None
+    place.cache.store = place.cache.store.inner
+    assert (await store.get(rotated[0].token)).data == DATA
 
 
 # ---------------------------------------------------------------------------- rotate

@@ -109,10 +109,10 @@ async def test_a_token_ends_after_thirty_days_and_its_successor_has_thirty_more(
 ) -> None:
     tokens = make()
     token = await tokens.issue("ann")
-    place.wait(29 * DAY)
-    token = await tokens.rotate(token)
-    place.wait(29 * DAY)
-    token = await tokens.rotate(token)
+    for _ in range(2):
+        place.wait(29 * DAY)
+        token = await tokens.rotate(token)
+        assert token
     place.wait(30 * DAY + 1)
     assert await tokens.rotate(token) is None
     assert (await tokens.stats())["replayed"] == 0

@@ -18,7 +18,7 @@ local function read(row)
   if not born or text(born + seen + idle + last) ~= sum then
     return nil, -1
   end
-  if now >= tonumber(idle) or now >= tonumber(last) then
+  if now >= tonumber(idle) then  -- which never comes after last
     return nil, false
   end
   return {born = born, seen = seen, idle = idle, last = last, hash = valid}
