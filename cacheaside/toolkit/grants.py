@@ -17,6 +17,7 @@ from base64 import urlsafe_b64encode
 from collections import Counter
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
 
 import msgspec
 
@@ -29,7 +30,7 @@ from cacheaside.toolkit.wallet import GRANTS, micros
 if TYPE_CHECKING:
     from cacheaside.cache import Cache
 
-UserId = str | int
+UserId = str | int | UUID
 
 HOME: Final = 16
 ID: Final = 32
@@ -205,8 +206,8 @@ def listed(reply: Any) -> list[Any] | None:
 
 def home_of(user_id: Any) -> str:
     """Where the grants of a user are. 42 and "42" are one user: a path or a token knows only the text."""
-    if isinstance(user_id, bool) or not isinstance(user_id, (str, int)) or user_id == "":
-        raise ConfigError(f"user_id must be a str that is not empty, or an int, not {user_id!r}")
+    if isinstance(user_id, bool) or not isinstance(user_id, (str, int, UUID)) or user_id == "":
+        raise ConfigError(f"user_id must be a str that is not empty, an int or a UUID, not {user_id!r}")
     try:
         raw = str(user_id).encode()
     except UnicodeEncodeError:
@@ -242,7 +243,7 @@ def masked(secret: bytes, token: str) -> bytes:
 def seal(name: str, user_id: UserId, payload: bytes) -> bytes:
     """What is stored for a grant: it opens for this one only, and not if a bit of it has changed."""
     try:
-        body = msgspec.msgpack.encode((user_id, payload))
+        body = msgspec.msgpack.encode((user_id, isinstance(user_id, UUID), payload))
     except OverflowError:
         raise ConfigError(f"user_id must be an int of 64 bits or a str, not {user_id!r}") from None
     if len(body) > MOST_DATA:
@@ -255,12 +256,13 @@ def unseal(name: str, data: bytes) -> tuple[UserId, bytes] | None:
     if data[:DIGEST] != digest(name, data[DIGEST:]):
         return None
     try:
-        return _sealed.decode(data[DIGEST:])
-    except msgspec.MsgspecError:
+        user_id, is_uuid, payload = _sealed.decode(data[DIGEST:])
+        return UUID(str(user_id)) if is_uuid else user_id, payload
+    except (msgspec.MsgspecError, ValueError):
         return None
 
 
-_sealed: Final = msgspec.msgpack.Decoder(tuple[str | int, bytes])
+_sealed: Final = msgspec.msgpack.Decoder(tuple[str | int, bool, bytes])
 
 
 def digest(name: str, body: bytes) -> bytes:

@@ -303,7 +303,7 @@ def test_any_token_can_be_blacklisted_and_no_other_is(embedded: Cache, token: An
 
 @settings(QUIET, max_examples=200)
 @given(
-    user=st.one_of(st.text(min_size=1), st.integers(-(2**63), 2**64 - 1)),
+    user=st.one_of(st.text(min_size=1), st.integers(-(2**63), 2**64 - 1), st.uuids()),
     data=st.dictionaries(st.text(), st.one_of(st.text(), st.integers(-99, 99), st.none(), st.booleans())),
 )
 def test_any_user_and_data_come_back_as_they_were(embedded: Cache, user: Any, data: dict[str, Any]) -> None:

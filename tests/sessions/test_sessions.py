@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from typing import Any
+from uuid import UUID
 
 import pytest
 from msgspec import Struct
@@ -484,14 +485,15 @@ async def test_ended_sessions_count_for_nothing_and_leave_nothing(place: Place, 
         assert place.client.hlen(key) == 4
 
 
-async def test_an_int_and_its_text_are_one_user(make: Make) -> None:
+@pytest.mark.parametrize("user", [42, UUID(int=42)], ids=["int", "UUID"])
+async def test_a_user_and_his_text_are_one(make: Make, user: Any) -> None:
     """A path knows only the text: logging out user "42" must not miss the sessions of user 42."""
     store = make()
-    one = await store.create(42, DATA)
-    two = await store.create("42", DATA)
-    assert ((await store.get(one.token)).user_id, (await store.get(two.token)).user_id) == (42, "42")
-    assert len(await store.list(42)) == len(await store.list("42")) == 2
-    assert await store.delete_all("42")
+    one = await store.create(user, DATA)
+    two = await store.create(str(user), DATA)
+    assert ((await store.get(one.token)).user_id, (await store.get(two.token)).user_id) == (user, str(user))
+    assert len(await store.list(user)) == len(await store.list(str(user))) == 2
+    assert await store.delete_all(str(user))
     assert await store.get(one.token) is None
 
 
