@@ -228,6 +228,50 @@ def test_list_leaves_out_what_is_damaged_and_counts_it(fake: tuple[Cache, Any]) 
     assert client.hlen(key) == 6, "a login clears away rows that are damaged; data is not looked at"
 
 
+def test_data_in_the_place_of_another_session_s_is_damage(fake: tuple[Cache, Any]) -> None:
+    cache, client = fake
+    client.flushall()
+    sessions = SessionStore(cache)
+    user_s, admin_s = sessions.create("ann", DATA), sessions.create("ann", {"role": "admin"})
+    (key,) = client.scan_iter()
+    client.hset(key, user_s.id[16:], client.hget(key, admin_s.id[16:]))
+    assert sessions.get(user_s.token) is None
+    assert sessions.get(admin_s.token) is not None
+
+
+def test_a_date_that_cannot_be_is_damage(fake: tuple[Cache, Any]) -> None:
+    """Its sum may be right all the same."""
+    cache, client = fake
+    client.flushall()
+    sessions = SessionStore(cache)
+    made = sessions.create("ann", DATA)
+    (key,) = client.scan_iter()
+    row = f"{made.id[16:]}."
+    born, seen, idle, last, _, hashed = client.hget(key, row).split()
+    born = b"9" * 25
+    total = b"%.0f" % (float(born) + float(seen) + float(idle) + float(last))
+    client.hset(key, row, b" ".join((born, seen, idle, last, total, hashed)))
+    assert sessions.get(made.token) is None
+    assert sessions.list("ann") == []
+    assert sessions.stats()["bad_data"] == 2
+
+
+def test_users_whose_hashes_meet_see_nothing_of_each_other(
+    embedded: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheaside.toolkit.grants.home_of", lambda user_id: "A" * 16)
+    sessions = SessionStore(embedded, ns="meet")
+    ann_s, bob_s = sessions.create("ann", {"of": "ann"}), sessions.create("bob", {"of": "bob"})
+    assert [[one.data for one in sessions.list(user)] for user in ("ann", "bob")] == [
+        [{"of": "ann"}],
+        [{"of": "bob"}],
+    ]
+    for made, user in ((ann_s, "ann"), (bob_s, "bob")):
+        found = sessions.get(made.token)
+        assert found is not None
+        assert found.user_id == user
+
+
 @pytest.mark.parametrize("where", ["embedded", "redis"])
 def test_a_damaged_grace_is_over(where: str) -> None:
     """Only what was written prolongs an old token's life, and only so long as was written."""
