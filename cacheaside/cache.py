@@ -152,11 +152,11 @@ class Cache(Operations):
             self.store = store
         elif self.endpoint is None:
             self.store = EmbeddedStore(max_bytes, clock, index_limit, tick=self.world.tick)
-            self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict)
+            self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict, clock=clock)
         else:
             self.store = redis = redis_store(self, self.endpoint, index_limit)
             if l1_window is not None:
-                self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict)
+                self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict, clock=clock)
                 self.near.horizon = 0.0
                 endpoint, window = self.endpoint, seconds("l1_window", l1_window)
                 self.channel = redis.channel = Channel(

@@ -91,6 +91,7 @@ class Handles:
     refresh = Handle("refresh")
     invalidate = Handle("invalidate")
     put = Handle("put")
+    explain = Handle("explain")
     uncached = Handle("uncached")
     warm = Handle("warm")
 

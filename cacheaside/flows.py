@@ -6,8 +6,9 @@ A store that does not answer is a miss, or False, and is counted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 from cacheaside.codecs import ValueCodec, codec_for
 from cacheaside.coherence import Channel
@@ -57,6 +58,7 @@ class Flows:
     reclaimer: Reclaimer
     counts: dict[str, Counts]
     codecs: dict[bytes, ValueCodec]
+    bound_here: WeakSet[Any]
     untyped: ValueCodec
     ttl_default: float
     invalidation_timeout: float
@@ -293,7 +295,23 @@ class Flows:
             (entry,) = yield from find(self.world, (key,))
         except StoreUnavailable as error:
             return f"{key}: {words[0]}; L2 did not answer ({error})"
-        return f"{key}: {words[0]}; L2 {entry.words(now)}"
+        words += [f"L2 {entry.words(now)}", *self._around(key, entry, now)]
+        return f"{key}: {'; '.join(words)}"
+
+    def _around(self, key: str, entry: Found, now: float) -> Iterator[str]:
+        """Who would load the key, what would make it a miss, and what was heard of it."""
+        ns = key.partition(":")[0]
+        plans = [plan for plan in list(self.bound_here) if plan.ns == ns]
+        loaders = sorted({f"{plan.fn.__module__}.{plan.fn.__qualname__}" for plan in plans})
+        if loaders:
+            yield f"loaded by {' or '.join(loaders)}"
+        tags = list(entry.stored or ())
+        if entry.value is not None and entry.believed:
+            words = ", ".join([key, *(f"tag {tag}" for tag in tags)])
+            yield f"a miss when {words} is invalidated"
+        heard = self.near.last_heard(key, tags) if self.near is not None else None
+        if heard is not None:
+            yield f"last invalidation heard here: {heard[1]}, {now - heard[0]:.1f} s ago"
 
 
 def direct_call(key: str, load: Callable[[], Any], ttl: Seconds | None, tags: tuple[str, ...]) -> Call:

@@ -271,6 +271,11 @@ class ManyHandles(_Face):
         batch, bound = self._cacheaside()
         return batch.plan.peek(bound, *args, **kwargs)
 
+    def explain(self, *args: Any, **kwargs: Any) -> Any:
+        """In words, where the value of one id is and why a read would hit or miss."""
+        batch, bound = self._cacheaside()
+        return batch.plan.explain(bound, *args, **kwargs)
+
     def put(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Store the value of one id."""
         batch, bound = self._cacheaside()

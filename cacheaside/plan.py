@@ -202,6 +202,11 @@ class Plan:
             return cache.ainvalidate(keys=keys)
         return cache.invalidate(keys=keys)
 
+    def explain(self, bound: tuple[Any, ...], *args: Any, **kwargs: Any) -> Any:
+        cache, _ = self.bound()
+        key = self.compute_key(*bound, *args, **kwargs)
+        return cache.aexplain(key) if self.is_async else cache.explain(key)
+
     def put(self, bound: tuple[Any, ...], value: Any, /, *args: Any, **kwargs: Any) -> Any:
         cache, site = self.bound()
         call = self.call(bound + args, kwargs)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -51,6 +52,7 @@ class NearCache:
         max_bytes: the most bytes of payload and overhead it holds, together.
         max_value: payloads above this many bytes stay out.
         evict: makes the eviction policy, any ``cachetools.Cache``, from its size and size function.
+        clock: seconds since the epoch, for people who ask when something was invalidated.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class NearCache:
         max_bytes: int,
         max_value: int,
         evict: Callable[..., Cache[str, int]] = LRUCache,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.entries: dict[str, Entry] = {}
         self.recent: deque[str] = deque(maxlen=1024)
@@ -75,6 +79,8 @@ class NearCache:
         self._count = 0
         self._floor = 0
         self._marks: dict[str, int] = {}
+        self._heard: dict[str, float] = {}
+        self._clock = clock
         self._bypassed = 0
         renew_after_fork(self)
         self._horizon = math.inf
@@ -126,7 +132,9 @@ class NearCache:
         """Drop keys and everything under tags; nothing read before now may settle for them."""
         with self._lock:
             self._count += 1
+            now = self._clock()
             for key in keys:
+                self._heard[key] = now
                 self._drop(key)
                 self._marks.pop(key, None)
                 self._marks[key] = self._count
@@ -135,12 +143,14 @@ class NearCache:
                 if tag is not None:
                     tag.dead = True
                 mark = _tag_mark(name)
+                self._heard[mark] = now
                 self._marks.pop(mark, None)
                 self._marks[mark] = self._count
             while len(self._marks) > MARKS:
                 oldest = next(iter(self._marks))
                 # Forgetting a mark must not forget what it forbade.
                 self._floor = max(self._floor, self._marks.pop(oldest))
+                self._heard.pop(oldest, None)
 
     def clear(self, pattern: str = "*") -> None:
         """Drop every key that matches; nothing at all that was read before now may settle."""
@@ -155,6 +165,13 @@ class NearCache:
         """Whether this process can show that no tag was invalidated after ``since``."""
         with self._lock:
             return since >= self._floor and self._unmarked(map(_tag_mark, tags), since)
+
+    def last_heard(self, key: str, tags: Iterable[str]) -> tuple[float, str] | None:
+        """When this process last heard an invalidation of a key or a tag, and of what; None if never."""
+        names = {key: key, **{_tag_mark(tag): f"tag {tag}" for tag in tags}}
+        with self._lock:
+            heard = [(self._heard[mark], name) for mark, name in names.items() if mark in self._heard]
+        return max(heard, default=None)
 
     def bypass(self, on: bool) -> None:
         """Send every call past the compiled hit path while anybody bypasses or refreshes."""

@@ -504,3 +504,29 @@ async def test_an_unacknowledged_invalidation_raises_where_asked_to(clock: Any) 
         cache.invalidate(keys=["n:k"])
     with pytest.raises(InvalidationNotAcknowledged, match="n:k"):
         await cache.ainvalidate(keys=["n:k"])
+
+
+async def test_explain_says_who_would_load_it_and_what_would_make_it_a_miss(cache: Cache, clock: Any) -> None:
+    """For a function's own call, too; and what was last heard of the key or one of its tags."""
+
+    @cache.cached(ns="n", key="{a}", tags=["t:{a}"])
+    async def f(a: int) -> int:
+        return a
+
+    @cache.cached_many(ns="m", key="{id}")
+    def many(ids: list[int]) -> dict[int, int]:
+        return {id: id for id in ids}
+
+    await f(1)
+    words = await f.explain(1)
+    assert words == await cache.aexplain("n:1")
+    assert "f" in words.partition("loaded by ")[2].partition(";")[0]
+    assert "a miss when n:1, tag t:1 is invalidated" in words
+    assert "last invalidation" not in words
+    cache.invalidate(tags=["t:1"])
+    clock.tick(3)
+    words = await f.explain(1)
+    assert "a miss when" not in words
+    assert "last invalidation heard here: tag t:1, 3.0 s ago" in words
+    many([7])
+    assert "m:7: L1 holds it" in many.explain(7)
