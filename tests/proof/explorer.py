@@ -18,7 +18,8 @@ leaves nothing behind but the shared objects. For the same reason what a process
 one reply, and the store with one command, is computed once and remembered.
 
 **Steps.** Of a process with a single actor, what happens between two commands is nobody else's business
-and belongs to the step before. Where actors share flights or an L1, receiving a reply is its own step.
+and belongs to the step before. Where actors share flights or an L1, receiving a reply is its own step, if
+it makes the actor read or write what they share: else it can be told apart from nothing that others do.
 A note is taken with the first command, an acknowledgement at once: later and sooner demand the most. A
 waiter may give up at any time if ``impatient``, else when nobody else can move; who polls looks again
 when it would be told something new, since else it is where it was.
@@ -26,442 +27,28 @@ when it would be told something new, since else it is where it was.
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import random
-from collections import deque
-from collections.abc import Callable, Generator
+from collections import OrderedDict, deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from cacheaside.codecs import codec_for
-from cacheaside.engine.call import Call, Site
-from cacheaside.engine.commands import (
-    Begin,
-    Begun,
-    Claim,
-    Expect,
-    Fetch,
-    Invalidate,
-    Load,
-    Loaded,
-    Lock,
-    Sleep,
-    Spawn,
-    Wait,
-)
-from cacheaside.engine.flights import Flight, Flights, Name
+from cacheaside.engine.commands import Fetch, Load, Loaded, Sleep, Wait
 from cacheaside.engine.read import peek
-from cacheaside.entry import (
-    PLACEHOLDER,
-    SLOT_HELD,
-    TAG_HELD,
-    Held,
-    Marker,
-    Value,
-    holds,
-    is_hold,
-    is_token,
-    pack_holds,
-    parse,
-    unpack_tags,
-)
-from cacheaside.errors import StoreUnavailable
-from cacheaside.keys import RawKeys
-from cacheaside.policy import Policy, make_policy
+from cacheaside.entry import SLOT_HELD, TAG_HELD, Held, holds, is_hold, pack_holds, parse
 from cacheaside.stores.embedded import EmbeddedStore
-from cacheaside.stores.memory import NearCache
 from cacheaside.testing.chaos import keys_of
-from cacheaside.world import ClusterWorld, ProcessWorld
-
-KEY = "ns:key"
-TTL = 100.0
-CODEC = codec_for(int)
-
-Episode = Callable[["Process"], Generator[Any, Any, None]]
-
-
-class Note(Struct, frozen=True):
-    """What has been acknowledged? Reply: a version."""
-
-
-class Write(Struct, frozen=True):
-    """The database commits its next version. Reply: that version."""
-
-
-class Acknowledge(Struct, frozen=True):
-    """Who begins from here on must not see less than this version."""
-
-    version: int
-
-
-class Expire(Struct, frozen=True):
-    """The holds of this name end by themselves."""
-
-    name: bytes
-
-
-class Stale(Exception):
-    """A get was answered with less than what had been acknowledged when it began."""
-
-
-class Dropped(BaseException):
-    """Ends a flow that is not needed any more."""
-
-
-class Database:
-    def __init__(self, version: int) -> None:
-        self.version = version
-
-    def select(self) -> int:
-        return self.version
-
-    def update(self) -> int:
-        self.version += 1
-        return self.version
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """Who takes part, and how much may go wrong.
-
-    Args:
-        processes: for each process its actors, for each actor its name and its episodes.
-        l1: whether each process has an L1 (which is also what hears of its invalidations).
-        witness: whether it only hears of them, as with ``l1=False`` on the function.
-        cluster: commands on several keys are a step for each key, in any order.
-        spread: in a cluster, tags live on another server than values; each may fail over alone.
-        moves: how often the slot of the values may move to a server of its own.
-        before: episodes that are played first, at time 0; the others play at ``clock``.
-    """
-
-    processes: tuple[tuple[tuple[str, tuple[Episode, ...]], ...], ...]
-    tags: tuple[str, ...] = ("tag",)
-    late: tuple[str, ...] = ()
-    l1: bool = False
-    witness: bool = False
-    cluster: bool = False
-    impatient: bool = False
-    evictions: int = 0
-    spread: bool = False
-    moves: int = 0
-    failovers: int = 0
-    cancels: int = 0
-    deaths: int = 0
-    losses: int = 0
-    before: tuple[Episode, ...] = ()
-    clock: float = 0.0
-    policy: dict[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def options(self) -> Policy:
-        return make_policy(**{"ns": "ns", "ttl": TTL, "jitter": 0, **self.policy})
-
-
-# ---------------------------------------------------------------------------- a process
-
-
-class Told:
-    """A production world with nonces and a clock that repeat; what it says is on record."""
-
-    process: Process
-
-    def incarnation(self, key: str) -> bytes:
-        return self.process.tell(super().incarnation(key))  # type: ignore[misc]
-
-    def tag_incarnation(self, tag: str) -> bytes:
-        return self.process.tell(super().tag_incarnation(tag))  # type: ignore[misc]
-
-    def accepts(self, incarnation: bytes, key: str) -> bool:
-        return self.process.tell(super().accepts(incarnation, key))  # type: ignore[misc]
-
-    def accepts_tag(self, incarnation: bytes, tag: str) -> bool:
-        return self.process.tell(super().accepts_tag(incarnation, tag))  # type: ignore[misc]
-
-    def nonce(self) -> bytes:
-        actor = self.process.turn
-        actor.nonces += 1
-        return bytes((actor.number, actor.at, actor.nonces)).ljust(12, b"\0")
-
-    def extend(self, token: str, needed: float, until: float) -> bool:
-        return False  # nothing expires here by itself
-
-
-class World(Told, ProcessWorld):
-    """On one server."""
-
-
-class SpreadWorld(Told, ClusterWorld):
-    """On the servers of a cluster."""
-
-
-def world_of(process: Process) -> World | SpreadWorld:
-    options: dict[str, Any] = {"clock": process.time, "rand": lambda: 0.0, "index_limit": 0}
-    keys = RawKeys("p")
-    world: World | SpreadWorld
-    if process.scenario.spread:
-        world = SpreadWorld(keys, lambda raw: server_of(raw, process.moved), **options)
-    else:
-        world = World(keys, **options)
-    world.process, world.flights = process, ToldFlights(process)
-    return world
-
-
-def server_of(raw: str, moved: bool) -> int:
-    """Values live on one server, until their slot has moved to another, and tags on a third."""
-    return 1 if raw.startswith("{p:t.") else 2 if moved else 0
-
-
-class ToldFlights(Flights):
-    """Flights whose answers are on record."""
-
-    def __init__(self, process: Process) -> None:
-        super().__init__()
-        self.process = process
-
-    def open(self, name: Name) -> Flight | None:
-        flight = super().open(name)
-        self.process.tell(flight is None)
-        return flight
-
-    def find(self, name: Name) -> Flight | None:
-        flight = super().find(name)
-        self.process.tell(flight is None)
-        return flight
-
-    def summary(self) -> Any:
-        return tuple(sorted((name, state_of(flight)) for name, flight in self._flying.items()))
-
-
-def state_of(flight: Flight) -> Any:
-    if not flight.done.done():
-        return ("flying", flight.waiters)
-    landed = flight.landed
-    return ("landed", flight.waiters, repr((landed.payload, landed.value, landed.error)))
-
-
-class ToldNear(NearCache):
-    """An L1 whose answers are on record."""
-
-    def __init__(self, process: Process) -> None:
-        super().__init__(100, 2**20, 2**20)
-        self.process = process
-
-    def now(self) -> int:
-        return self.process.tell(super().now())
-
-    def unmarked(self, tags: tuple[str, ...], since: int) -> bool:
-        return self.process.tell(super().unmarked(tags, since))
-
-    def summary(self) -> Any:
-        entries = sorted((k, e.value, [t.dead for t in e.tags]) for k, e in self.entries.items())
-        return repr((entries, self._count, self._floor, sorted(self._marks.items())))
-
-
-class ToldNames(dict[str, tuple[str, ...]]):
-    """The late tags to prefetch; whoever asks for them is on record."""
-
-    def __init__(self, process: Process) -> None:
-        super().__init__()
-        self.process = process
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.process.tell(super().get(key, default))
-
-
-class Actor:
-    """Where somebody is in the episodes he plays."""
-
-    def __init__(self, number: int, name: str, episodes: tuple[Episode, ...]) -> None:
-        self.number = number
-        self.name = name
-        self.episodes = episodes
-        self.at = -1
-        self.nonces = 0
-        self.flow: Generator[Any, Any, Any] | None = None
-        self.command: Any = None
-        self.told: list[Any] = []
-        self.polled: tuple[tuple[Any, Any], ...] = ()
-        self.dead = False
-
-    def summary(self) -> Any:
-        if self.command is None or self.dead:
-            return None
-        waited_for = state_of(self.command.flight) if type(self.command) is Wait else None
-        return (self.at, repr(self.told), waited_for)
-
-
-class Process:
-    """One process of a scenario: a world, a call site, actors. Runs forward only."""
-
-    def __init__(self, scenario: Scenario, index: int, clock: float) -> None:
-        self.scenario = scenario
-        self.clock = clock
-        self.stale = ""
-        self.seen: tuple[int, ...] = (-1, -1, -1)
-        """The epoch of each server that the process has seen last; none yet."""
-        self.moved = False
-        self.first = 16 * (index + 1)
-        crew = scenario.processes[index] if index >= 0 else (("before", scenario.before),)
-        self.actors = [Actor(self.first + i, name, episodes) for i, (name, episodes) in enumerate(crew)]
-        self.turn = self.actors[0]
-        self.world = world_of(self)
-        heard = ToldNear(self) if scenario.l1 or scenario.witness else None
-        self.near = heard if scenario.l1 else None
-        self.heard = heard
-        self.shared = len(crew) > 1 or heard is not None
-        self.site = Site(self.world, scenario.options, CODEC, self.near, heard)
-        self.site.late_names = ToldNames(self)
-        for actor in self.actors:
-            self._next_episode(actor)
-
-    def call(self, load: Callable[..., Any] = Database.select, key: str = KEY, **more: Any) -> Call:
-        """A call of the one function; the scheduler hands the database to its loader."""
-        late = self.scenario.late
-        return Call(key, self.scenario.tags, load, (lambda _: late) if late else None, **more)
-
-    def tell(self, answer: Any) -> Any:
-        """Put on record what the actor whose turn it is was told."""
-        self.turn.told.append(answer)
-        return answer
-
-    def time(self) -> float:
-        return self.tell(self.clock)
-
-    # -- what can happen to an actor
-
-    def reply(self, number: int, answer: Any) -> None:
-        actor = self.actors[number]
-        command = actor.command
-        if type(command) in (Fetch, Lock):
-            actor.polled += ((command, answer),)
-        elif type(command) is Sleep:
-            actor.polled = ()
-        actor.told.append((answer, state_of(command.flight)) if type(command) is Wait else answer)
-        self._advance(actor, lambda flow: flow.send(answer))
-
-    def time_out(self, number: int) -> None:
-        """Time passes for the whole process, more than anybody waits."""
-        self.clock += self.scenario.options.wait_timeout + 1
-        self.reply(number, False)
-
-    def cancel(self, number: int) -> None:
-        self._fail(number, asyncio.CancelledError())
-
-    def lose(self, number: int) -> None:
-        self._fail(number, StoreUnavailable("the answer is lost"))
-
-    def _fail(self, number: int, error: BaseException) -> None:
-        actor = self.actors[number]
-        command = actor.command
-        flight = state_of(command.flight) if type(command) is Wait else None
-        actor.told.append((type(error).__name__, flight, self.world.flights.summary()))
-        self._advance(actor, lambda flow: flow.throw(error))
-
-    def die(self, number: int) -> None:
-        self.actors[number].dead = True
-
-    def learn(self, server: int, epoch: int) -> None:
-        self.seen = (*self.seen[:server], epoch, *self.seen[server + 1 :])
-        incarnation = incarnation_of(server, epoch)
-        if isinstance(self.world, SpreadWorld):
-            self.world.learn_server(server, incarnation)
-        else:
-            self.world.learn_incarnation(incarnation)
-
-    def learn_all(self, epochs: tuple[int, ...]) -> None:
-        for server, epoch in enumerate(epochs if self.scenario.spread else epochs[:1]):
-            if epoch >= 0:
-                self.learn(server, epoch)
-
-    def move(self) -> None:
-        """Told MOVED: the values are on the other server."""
-        self.moved = True
-
-    def enter(self, at: int, clock: float, seen: tuple[int, ...], moved: bool) -> None:
-        """Go straight to an episode; what came before has left nothing behind."""
-        self.clock, self.moved = clock, moved
-        self.learn_all(seen)
-        self.actors[0].at = at - 1
-        self._next_episode(self.actors[0])
-
-    def entered(self) -> tuple[Any, ...] | None:
-        """How to get straight here, if that can be."""
-        actor = self.actors[0]
-        if self.shared or len(self.actors) > 1 or actor.told or actor.dead or self.stale:
-            return None
-        if len(self.world.flights) or self.site.late_names or type(actor.command) not in (Note, Write):
-            return None
-        return ("enter", actor.at, self.clock, self.seen, self.moved)
-
-    # --
-
-    def _advance(self, actor: Actor, move: Callable[[Any], Any]) -> None:
-        self.turn = actor
-        try:
-            command = move(actor.flow)
-            while type(command) in (Spawn, Expect):
-                if type(command) is Spawn:
-                    self._spawn(command)
-                command = actor.flow.send(None)  # type: ignore[union-attr]
-            actor.command = command
-        except Stale as stale:
-            actor.command = None
-            self.stale = f"{actor.name} {stale}"
-        except (StopIteration, asyncio.CancelledError):
-            self._next_episode(actor)
-
-    def _spawn(self, command: Spawn) -> None:
-        number = len(self.actors)
-        actor = Actor(self.first + number, f"spawned {number}", ())
-        self.actors.append(actor)
-        turn, actor.flow, actor.at = self.turn, command.flow, 0
-        actor.told.append((turn.number, turn.at, *turn.told))  # what the flow was made from
-        self._advance(actor, next)
-        self.turn = turn
-
-    def _next_episode(self, actor: Actor) -> None:
-        actor.at += 1
-        self.turn = actor
-        actor.nonces, actor.told, actor.polled = 0, [], ()
-        if actor.at >= len(actor.episodes):
-            actor.flow = actor.command = None
-        else:
-            actor.flow = actor.episodes[actor.at](self)
-            actor.command = next(actor.flow)
-
-    def summary(self) -> Any:
-        near = self.heard.summary() if self.heard is not None else None
-        return (
-            tuple(actor.summary() for actor in self.actors),
-            self.world.flights.summary(),  # type: ignore[attr-defined]
-            near,
-            tuple(self.site.late_names.items()),
-            self.seen,
-            self.moved,
-            self.clock,
-            self.stale,
-        )
-
-    def l1_version(self) -> int | None:
-        """What a hit in L1 would be answered with."""
-        entry = self.near.get(KEY, self.clock) if self.near is not None else None
-        return entry.value if entry is not None else None
-
-    def end(self) -> None:
-        """Let go of the flows in the middle of whatever they do; they may want to say something."""
-        for actor in self.actors:
-            if actor.flow is not None:
-                try:
-                    actor.flow.throw(Dropped())
-                    while True:
-                        actor.flow.send(None)
-                except (Dropped, StopIteration):
-                    pass
+from tests.proof.process import Actor, Process, server_of
+from tests.proof.steps import Acknowledge, Database, Expire, Note, Scenario, Write, merge, parts
+from tests.proof.words import words
+
+PARKED = 4000
+"""Processes that are kept where they are, to go on from there."""
 
 
 class Node(Struct, frozen=True, eq=False):
@@ -501,42 +88,6 @@ class Want(Struct, frozen=True, eq=False):
         """What two actors who were told the same must agree on."""
         kind = type(self.command)
         return (kind, kind in (Load, Wait, Sleep) or self.command, self.landed, self.polled)
-
-
-def parts(command: Any) -> tuple[Any, ...]:
-    """One command for each key that it touches."""
-    match command:
-        case Fetch(keys=keys):
-            return tuple(Fetch((key,)) for key in keys)
-        case Begin(slots=slots, tokens=tokens, lease=lease, token_ttl=ttl, dead=dead):
-            return (
-                *(Begin((s,), (), lease, ttl) for s in slots),
-                *(Begin((), (t,), lease, ttl) for t in tokens),
-                *(Begin((), (), lease, ttl, (d,)) for d in dead),
-            )
-        case Claim(slots=slots, tokens=tokens, ttl=lease, token_ttl=ttl):
-            return tuple(Claim((s,), (), lease, ttl) for s in slots) + tuple(
-                Claim((), (t,), lease, ttl) for t in tokens
-            )
-        case Invalidate(slots=slots, tokens=tokens):
-            return tuple(replace(command, slots=(s,), tokens=()) for s in slots) + tuple(
-                replace(command, slots=(), tokens=(t,)) for t in tokens
-            )
-    return (command,)
-
-
-def merge(command: Any, replies: list[Any]) -> Any:
-    """The reply to a command from the replies to its parts."""
-    match command:
-        case Fetch():
-            return tuple(reply[0] for reply in replies)
-        case Begin() | Claim():
-            slots = tuple(slot for reply in replies for slot in reply.slots)
-            return Begun(slots, tuple(token for reply in replies for token in reply.tokens))
-    return replies[0]
-
-
-# ---------------------------------------------------------------------------- all of them
 
 
 class State(NamedTuple):
@@ -589,16 +140,19 @@ class Explorer:
         self.halves = (0, 1) if scenario.spread else (0,)
         self.store = EmbeddedStore(2**30, lambda: 0.0)
         # With an L1, what a get does between its note and its first command is others' business too.
+        self._parked: OrderedDict[int, Process] = OrderedDict()
         self.joins_notes = not (scenario.l1 or scenario.witness or scenario.cluster)
         self.forget()
 
     def forget(self) -> None:
         """Drop all that was computed before; long random runs do so now and then."""
+        self._clear()
         self._rows: list[Rows] = []
         self._numbers: dict[Rows, int] = {}
         self._performed: dict[tuple[int, Any], tuple[int, Any]] = {}
         self._nodes: dict[Any, Node] = {}
         self._next: dict[tuple[Any, ...], Node] = {}
+        self._alone: set[tuple[Any, ...]] = set()
         self._stored: dict[Any, Any] = {}
         self.start = self._start()
 
@@ -636,16 +190,40 @@ class Explorer:
         return known
 
     def follow(self, node: Node, event: tuple[Any, ...]) -> Node:
-        """The state of a process after an event; found by running it again from the beginning."""
+        """The state of a process after an event: the parked process goes on, or one runs again to there."""
         at = (id(node), *event)
         known = self._next.get(at)
         if known is None:
-            process = Process(self.scenario, node.index, self.scenario.clock)
-            for name, *arguments in (*node.path(), event):
-                getattr(process, name)(*arguments)
+            process = self._parked.pop(id(node), None)
+            if process is None:
+                process = Process(self.scenario, node.index, self.scenario.clock)
+                for name, *arguments in node.path():
+                    getattr(process, name)(*arguments)
+            process.touched = False
+            getattr(process, event[0])(*event[1:])
+            if not process.touched:
+                self._alone.add(at)
             known = self._next[at] = self._node(process, node.index, node, event)
             self.report.answers += 1
         return known
+
+    def _park(self, node: Node, process: Process) -> None:
+        """Whoever follows this node first goes on with this process."""
+        if self._parked.setdefault(id(node), process) is not process:
+            process.end()
+        elif len(self._parked) > PARKED:
+            self._parked.popitem(last=False)[1].end()
+
+    def _clear(self) -> None:
+        while self._parked:
+            self._parked.popitem()[1].end()
+
+    def _private(self, node: Node, actor: int, reply: Any) -> bool:
+        """Whether reading this reply concerns nobody else, so that it may as well be read at once."""
+        if self.scenario.cancels or self.scenario.impatient or self.scenario.failovers:
+            return False
+        self.follow(node, ("reply", actor, reply))
+        return (id(node), "reply", actor, reply) in self._alone
 
     def _node(self, process: Process, index: int, earlier: Node | None, event: tuple[Any, ...]) -> Node:
         key = (index, process.summary())
@@ -664,7 +242,7 @@ class Explorer:
                 process.l1_version(), process.stale,
             )  # fmt: skip
         self.report.covered.update(n for n, count in process.site.counts.snapshot().items() if count)
-        process.end()
+        self._park(node, process)
         return node
 
     def _want(self, actor: Actor) -> Want | None:
@@ -692,7 +270,7 @@ class Explorer:
         s = self.scenario
         self.origins = tuple(self._node(Process(s, i, s.clock), i, None, ()) for i in range(len(s.processes)))
         budget = (s.evictions, s.failovers, s.cancels, s.deaths, s.losses, s.moves)
-        before = tuple(self.half(rows, half) for half in self.halves)
+        before = tuple(self.half(rows, half) for half in self.halves) if s.failovers else ()
         return State(rows, before, 0, 0, (0, 0, 0), False, budget, self.origins, ())
 
     def half(self, rows: int, half: int) -> int:
@@ -716,7 +294,9 @@ class Explorer:
             rows = tuple(sorted((*rows, *self._rows[self.half(state.rows, 1 - half)])))
         server = 1 if half else server_of("", state.moved)
         epochs = tuple(e + (s == server) for s, e in enumerate(state.epochs))
-        return state._replace(rows=self.number(rows), epochs=epochs, budget=spent(state.budget, FAILOVER))
+        budget = spent(state.budget, FAILOVER)
+        before = state.before if budget[FAILOVER] else ()
+        return state._replace(rows=self.number(rows), before=before, epochs=epochs, budget=budget)
 
     def stored(self, rows: int, epochs: tuple[int, ...], moved: bool) -> int | None:
         """What a get from nowhere would be answered with if it is a hit."""
@@ -798,7 +378,7 @@ class Explorer:
         if kind == "failover":
             return self.fail_over(state, choice[1])
         if kind == "move":  # with all that was acknowledged: there is nothing to forget yet
-            there = (self.half(rows, 0), *before[1:])
+            there = (self.half(rows, 0), *before[1:]) if budget[FAILOVER] else ()
             return state._replace(before=there, moved=True, budget=spent(budget, MOVE))
         _, p, a, *rest = choice
         node = nodes[p]
@@ -818,14 +398,16 @@ class Explorer:
             else:
                 node = self._connected(node, command, epochs, moved)
                 after, reply = self.perform(rows, command)
-                rows, before = after, self.wrote(rows, after, before)
+                rows, before = after, self.wrote(rows, after, before) if budget[FAILOVER] else ()
             if len(want.parts) > 1 or (node.shared and type(command) is not Note):
                 inbox = tuple(sorted((*inbox, (p, a, rest[0], reply)), key=itemgetter(0, 1, 2)))
-                if node.shared or len(mine) + 1 < len(want.parts):
+                mine = tuple(m for m in inbox if m[0] == p and m[1] == a)
+                complete = len(mine) == len(want.parts)
+                if complete:
+                    reply = merge(want.command, [m[3] for m in mine]) if len(mine) > 1 else mine[0][3]
+                if not complete or (node.shared and not self._private(node, a, reply)):
                     nodes = (*nodes[:p], node, *nodes[p + 1 :])
                     return State(rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox)
-                mine = tuple(m for m in inbox if m[0] == p and m[1] == a)
-                reply = merge(want.command, [m[3] for m in mine])
             node = self.follow(node, ("reply", a, reply))
         elif kind == "read":
             replies = [m[3] for m in mine]
@@ -840,7 +422,7 @@ class Explorer:
             node = self._connected(node, command, epochs, moved)
             if rest[0]:
                 after, _ = self.perform(rows, command)
-                rows, before = after, self.wrote(rows, after, before)
+                rows, before = after, self.wrote(rows, after, before) if budget[FAILOVER] else ()
             node, budget = self.follow(node, ("lose", a)), spent(budget, LOSE)
         else:
             node = self.follow(node, (kind, a))
@@ -882,47 +464,60 @@ class Explorer:
 
     def exhaust(self, limit: int = 5_000_000) -> Report:
         """Visit every state, the nearest first; raises Violation with a shortest schedule."""
-        came: dict[State, tuple[State, Choice] | None] = {self.start: None}
-        queue = deque((self.start,))
-        while queue:
-            state = queue.popleft()
-            choices = self.choices(state)
-            if not choices:
-                self._finished(state)
-            for choice in choices:
-                after = self.take(state, choice)
-                if after in came:
-                    self.report.schedules += 1
-                    continue
-                came[after] = (state, choice)
-                if stale := self.wrong(after):
-                    schedule: list[tuple[State, Choice]] = []
-                    step = came[after]
-                    while step is not None:
-                        schedule.append(step)
-                        step = came[step[0]]
-                    raise Violation(self.told(schedule[::-1], stale))
-                queue.append(after)
-                assert len(came) < limit, "more states than expected"
-        self.report.states = len(came)
+        with self._exploring():
+            came: dict[State, tuple[State, Choice] | None] = {self.start: None}
+            queue = deque((self.start,))
+            while queue:
+                state = queue.popleft()
+                choices = self.choices(state)
+                if not choices:
+                    self._finished(state)
+                for choice in choices:
+                    after = self.take(state, choice)
+                    if after in came:
+                        self.report.schedules += 1
+                        continue
+                    came[after] = (state, choice)
+                    if stale := self.wrong(after):
+                        schedule: list[tuple[State, Choice]] = []
+                        step = came[after]
+                        while step is not None:
+                            schedule.append(step)
+                            step = came[step[0]]
+                        raise Violation(self.told(schedule[::-1], stale))
+                    queue.append(after)
+                    assert len(came) < limit, "more states than expected"
+            self.report.states = len(came)
         return self.report
 
     def wander(self, schedules: int, seed: int) -> Report:
         """Follow random schedules to their ends; raises Violation with the seed and the schedule."""
         pick = random.Random(seed)
-        for _ in range(schedules):
-            state, schedule = self.start, []
-            while choices := self.choices(state):
-                choice = choices[int(pick.random() * len(choices))]
-                schedule.append((state, choice))
-                state = self.take(state, choice)
-                if stale := self.wrong(state):
-                    raise Violation(f"seed {seed}\n" + self.told(schedule, stale))
-            self._finished(state)
-            self.report.states += len(schedule)
-            if len(self._next) + len(self._performed) > 1_000_000:
-                self.forget()
+        with self._exploring():
+            for _ in range(schedules):
+                state, schedule = self.start, []
+                while choices := self.choices(state):
+                    choice = choices[int(pick.random() * len(choices))]
+                    schedule.append((state, choice))
+                    state = self.take(state, choice)
+                    if stale := self.wrong(state):
+                        raise Violation(f"seed {seed}\n" + self.told(schedule, stale))
+                self._finished(state)
+                self.report.states += len(schedule)
+                if len(self._next) + len(self._performed) > 1_000_000:
+                    self.forget()
         return self.report
+
+    @contextmanager
+    def _exploring(self) -> Generator[None]:
+        """With fewer rounds of the garbage collector, for nearly all there is here stays."""
+        rounds = gc.get_threshold()
+        gc.set_threshold(20_000, 20, 100)
+        try:
+            yield
+        finally:
+            gc.set_threshold(*rounds)
+            self._clear()
 
     def _finished(self, state: State) -> None:
         self.report.schedules += 1
@@ -945,30 +540,5 @@ class Explorer:
         return f"{name:12} {kind:8} {what:11} {known} | {shown}"
 
 
-def incarnation_of(server: int, epoch: int) -> bytes:
-    return bytes([16 * server + epoch + 1]) * 8
-
-
 def spent(budget: Any, which: int) -> Any:
     return (*budget[:which], budget[which] - 1, *budget[which + 1 :])
-
-
-def words(raw: bytes) -> str:
-    """A row of the store, for people: what it is and whose."""
-    slot = parse(raw)
-    if type(slot) is Value:
-        tokens = unpack_tags(slot.known + slot.late) or {}
-        under = ", ".join(map(words, tokens.values()))
-        return f"value {slot.payload.hex()} of {who(slot.nonce)} under ({under})"
-    if type(slot) is Marker:
-        return f"{'placeholder' if slot.kind == PLACEHOLDER else 'claim'} of {who(slot.nonce)}"
-    if type(slot) is Held or is_hold(raw):
-        listed = raw[len(SLOT_HELD if type(slot) is Held else TAG_HELD) :]
-        return "held by " + " and ".join(who(name) for name, _ in holds(listed))
-    if is_token(raw):
-        return f"token of {who(raw[9:])}"
-    return repr(raw)
-
-
-def who(nonce: bytes) -> str:
-    return f"{nonce[0] // 16 - 1}.{nonce[0] % 16}/{nonce[1]}.{nonce[2]}"

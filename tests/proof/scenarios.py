@@ -9,7 +9,8 @@ from cacheaside.engine.call import Call
 from cacheaside.engine.many import read_many
 from cacheaside.engine.read import read
 from cacheaside.engine.write import invalidate, put
-from tests.proof.explorer import (
+from tests.proof.process import Process
+from tests.proof.steps import (
     KEY,
     TTL,
     Acknowledge,
@@ -17,7 +18,6 @@ from tests.proof.explorer import (
     Episode,
     Expire,
     Note,
-    Process,
     Scenario,
     Stale,
     Write,

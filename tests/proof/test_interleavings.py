@@ -34,7 +34,7 @@ def wander(scenario: Scenario, schedules: int) -> None:
 
 def test_random_schedules_with_a_leader_that_dies_are_not_stale() -> None:
     """Three readers, two writes, two evictions, a death; PROOF_SEED repeats a run."""
-    wander(THREE, 20_000)
+    wander(THREE, 5_000)
 
 
 @pytest.mark.soak

@@ -15,7 +15,8 @@ from cacheaside.engine.commands import Fetch, Wait
 from cacheaside.entry import NONCE, Marker, Value, is_token, pack_tags, unpack_tags
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
-from tests.proof.explorer import Explorer, Scenario, SpreadWorld, Violation, World
+from tests.proof.explorer import Explorer, Violation
+from tests.proof.process import SpreadWorld, World
 from tests.proof.scenarios import (
     APART,
     BESIDE,
@@ -31,6 +32,7 @@ from tests.proof.scenarios import (
     SPREAD,
     UPDATE,
 )
+from tests.proof.steps import Scenario
 
 Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]

@@ -1,0 +1,357 @@
+"""One process of a scenario: the production world, flights and L1, with all they say on record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from typing import Any
+
+from cacheaside.codecs import codec_for
+from cacheaside.engine.call import Call, Site
+from cacheaside.engine.commands import Expect, Fetch, Lock, Sleep, Spawn, Wait
+from cacheaside.engine.flights import Flight, Flights, Landed, Name
+from cacheaside.errors import StoreUnavailable
+from cacheaside.keys import RawKeys
+from cacheaside.stores.memory import NearCache
+from cacheaside.world import ClusterWorld, ProcessWorld
+from tests.proof.steps import KEY, Database, Dropped, Episode, Note, Scenario, Stale, Write
+
+CODEC = codec_for(int)
+
+
+class Told:
+    """A production world with nonces and a clock that repeat; what it says is on record."""
+
+    process: Process
+
+    def incarnation(self, key: str) -> bytes:
+        return self.process.tell(super().incarnation(key))  # type: ignore[misc]
+
+    def tag_incarnation(self, tag: str) -> bytes:
+        return self.process.tell(super().tag_incarnation(tag))  # type: ignore[misc]
+
+    def accepts(self, incarnation: bytes, key: str) -> bool:
+        return self.process.tell(super().accepts(incarnation, key))  # type: ignore[misc]
+
+    def accepts_tag(self, incarnation: bytes, tag: str) -> bool:
+        return self.process.tell(super().accepts_tag(incarnation, tag))  # type: ignore[misc]
+
+    def nonce(self) -> bytes:
+        actor = self.process.turn
+        actor.nonces += 1
+        self.process.last_nonce = bytes((actor.number, actor.at, actor.nonces)).ljust(12, b"\0")
+        return self.process.last_nonce
+
+    def extend(self, token: str, needed: float, until: float) -> bool:
+        return False  # nothing expires here by itself
+
+
+class World(Told, ProcessWorld):
+    """On one server."""
+
+
+class SpreadWorld(Told, ClusterWorld):
+    """On the servers of a cluster."""
+
+
+def world_of(process: Process) -> World | SpreadWorld:
+    options: dict[str, Any] = {"clock": process.time, "rand": lambda: 0.0, "index_limit": 0}
+    keys = RawKeys("p")
+    world: World | SpreadWorld
+    if process.scenario.spread:
+        world = SpreadWorld(keys, lambda raw: server_of(raw, process.moved), **options)
+    else:
+        world = World(keys, **options)
+    world.process, world.flights = process, ToldFlights(process)
+    return world
+
+
+def server_of(raw: str, moved: bool) -> int:
+    """Values live on one server, until their slot has moved to another, and tags on a third."""
+    return 1 if raw.startswith("{p:t.") else 2 if moved else 0
+
+
+class ToldFlights(Flights):
+    """Flights whose answers are on record."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self.process = process
+
+    def open(self, name: Name) -> Flight | None:
+        if name[2] != self.process.last_nonce:  # else nobody can know of it yet
+            self.process.touch()
+        flight = super().open(name)
+        self.process.tell(flight is None)
+        return flight
+
+    def find(self, name: Name) -> Flight | None:
+        self.process.touch()
+        flight = super().find(name)
+        self.process.tell(flight is None)
+        return flight
+
+    def land(self, flight: Flight, landed: Landed) -> None:
+        self.process.touch()
+        super().land(flight, landed)
+
+    def close(self, flight: Flight) -> None:
+        self.process.touch()
+        super().close(flight)
+
+    def summary(self) -> Any:
+        return tuple(sorted((name, state_of(flight)) for name, flight in self._flying.items()))
+
+
+def state_of(flight: Flight) -> Any:
+    if not flight.done.done():
+        return ("flying", flight.waiters)
+    landed = flight.landed
+    return ("landed", flight.waiters, repr((landed.payload, landed.value, landed.error)))
+
+
+class ToldNear(NearCache):
+    """An L1 whose answers are on record."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(100, 2**20, 2**20)
+        self.process = process
+
+    def now(self) -> int:
+        self.process.touched = True
+        return self.process.tell(super().now())
+
+    def put(self, *args: Any) -> None:
+        self.process.touched = True
+        super().put(*args)
+
+    def mark(self, keys: tuple[str, ...], tags: tuple[str, ...]) -> None:
+        self.process.touched = True
+        super().mark(keys, tags)
+
+    def unmarked(self, tags: tuple[str, ...], since: int) -> bool:
+        self.process.touched = True
+        return self.process.tell(super().unmarked(tags, since))
+
+    def summary(self) -> Any:
+        entries = sorted((k, e.value, [t.dead for t in e.tags]) for k, e in self.entries.items())
+        return repr((entries, self._count, self._floor, sorted(self._marks.items())))
+
+
+class ToldNames(dict[str, tuple[str, ...]]):
+    """The late tags to prefetch; whoever asks for them is on record."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self.process = process
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.process.touch()
+        return self.process.tell(super().get(key, default))
+
+    def __setitem__(self, key: str, names: tuple[str, ...]) -> None:
+        self.process.touch()
+        super().__setitem__(key, names)
+
+
+class Actor:
+    """Where somebody is in the episodes he plays."""
+
+    def __init__(self, number: int, name: str, episodes: tuple[Episode, ...]) -> None:
+        self.number = number
+        self.name = name
+        self.episodes = episodes
+        self.at = -1
+        self.nonces = 0
+        self.flow: Generator[Any, Any, Any] | None = None
+        self.command: Any = None
+        self.told: list[Any] = []
+        self.polled: tuple[tuple[Any, Any], ...] = ()
+        self.dead = False
+
+    def summary(self) -> Any:
+        if self.command is None or self.dead:
+            return None
+        waited_for = state_of(self.command.flight) if type(self.command) is Wait else None
+        return (self.at, repr(self.told), waited_for)
+
+
+class Process:
+    """One process of a scenario: a world, a call site, actors. Runs forward only."""
+
+    def __init__(self, scenario: Scenario, index: int, clock: float) -> None:
+        self.scenario = scenario
+        self.clock = clock
+        self.stale = ""
+        self.touched = False
+        """Whether the last event has read or written anything that others in this process know of."""
+        self.last_nonce = b""
+        self.seen: tuple[int, ...] = (-1, -1, -1)
+        """The epoch of each server that the process has seen last; none yet."""
+        self.moved = False
+        self.first = 16 * (index + 1)
+        crew = scenario.processes[index] if index >= 0 else (("before", scenario.before),)
+        self.actors = [Actor(self.first + i, name, episodes) for i, (name, episodes) in enumerate(crew)]
+        self.turn = self.actors[0]
+        self.world = world_of(self)
+        heard = ToldNear(self) if scenario.l1 or scenario.witness else None
+        self.near = heard if scenario.l1 else None
+        self.heard = heard
+        self.shared = len(crew) > 1 or heard is not None
+        self.site = Site(self.world, scenario.options, CODEC, self.near, heard)
+        self.site.late_names = ToldNames(self)
+        for actor in self.actors:
+            self._next_episode(actor)
+
+    def call(self, load: Callable[..., Any] = Database.select, key: str = KEY, **more: Any) -> Call:
+        """A call of the one function; the scheduler hands the database to its loader."""
+        late = self.scenario.late
+        return Call(key, self.scenario.tags, load, (lambda _: late) if late else None, **more)
+
+    def touch(self) -> None:
+        """Something was read or written that all actors share."""
+        if len(self.actors) > 1:
+            self.touched = True
+
+    def tell(self, answer: Any) -> Any:
+        """Put on record what the actor whose turn it is was told."""
+        self.turn.told.append(answer)
+        return answer
+
+    def time(self) -> float:
+        return self.tell(self.clock)
+
+    # -- what can happen to an actor
+
+    def reply(self, number: int, answer: Any) -> None:
+        actor = self.actors[number]
+        command = actor.command
+        if type(command) in (Fetch, Lock):
+            actor.polled += ((command, answer),)
+        elif type(command) is Sleep:
+            actor.polled = ()
+        actor.told.append((answer, state_of(command.flight)) if type(command) is Wait else answer)
+        self._advance(actor, lambda flow: flow.send(answer))
+
+    def time_out(self, number: int) -> None:
+        """Time passes for the whole process, more than anybody waits."""
+        self.clock += self.scenario.options.wait_timeout + 1
+        self.reply(number, False)
+
+    def cancel(self, number: int) -> None:
+        self._fail(number, asyncio.CancelledError())
+
+    def lose(self, number: int) -> None:
+        self._fail(number, StoreUnavailable("the answer is lost"))
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        actor = self.actors[number]
+        command = actor.command
+        flight = state_of(command.flight) if type(command) is Wait else None
+        actor.told.append((type(error).__name__, flight, self.world.flights.summary()))
+        self._advance(actor, lambda flow: flow.throw(error))
+
+    def die(self, number: int) -> None:
+        self.actors[number].dead = True
+
+    def learn(self, server: int, epoch: int) -> None:
+        self.seen = (*self.seen[:server], epoch, *self.seen[server + 1 :])
+        incarnation = incarnation_of(server, epoch)
+        if isinstance(self.world, SpreadWorld):
+            self.world.learn_server(server, incarnation)
+        else:
+            self.world.learn_incarnation(incarnation)
+
+    def learn_all(self, epochs: tuple[int, ...]) -> None:
+        for server, epoch in enumerate(epochs if self.scenario.spread else epochs[:1]):
+            if epoch >= 0:
+                self.learn(server, epoch)
+
+    def move(self) -> None:
+        """Told MOVED: the values are on the other server."""
+        self.moved = True
+
+    def enter(self, at: int, clock: float, seen: tuple[int, ...], moved: bool) -> None:
+        """Go straight to an episode; what came before has left nothing behind."""
+        self.clock, self.moved = clock, moved
+        self.learn_all(seen)
+        self.actors[0].at = at - 1
+        self._next_episode(self.actors[0])
+
+    def entered(self) -> tuple[Any, ...] | None:
+        """How to get straight here, if that can be."""
+        actor = self.actors[0]
+        if self.shared or len(self.actors) > 1 or actor.told or actor.dead or self.stale:
+            return None
+        if len(self.world.flights) or self.site.late_names or type(actor.command) not in (Note, Write):
+            return None
+        return ("enter", actor.at, self.clock, self.seen, self.moved)
+
+    # --
+
+    def _advance(self, actor: Actor, move: Callable[[Any], Any]) -> None:
+        self.turn = actor
+        try:
+            command = move(actor.flow)
+            while type(command) in (Spawn, Expect):
+                if type(command) is Spawn:
+                    self._spawn(command)
+                command = actor.flow.send(None)  # type: ignore[union-attr]
+            actor.command = command
+        except Stale as stale:
+            actor.command = None
+            self.stale = f"{actor.name} {stale}"
+        except (StopIteration, asyncio.CancelledError):
+            self._next_episode(actor)
+
+    def _spawn(self, command: Spawn) -> None:
+        number = len(self.actors)
+        actor = Actor(self.first + number, f"spawned {number}", ())
+        self.actors.append(actor)
+        turn, actor.flow, actor.at = self.turn, command.flow, 0
+        actor.told.append((turn.number, turn.at, *turn.told))  # what the flow was made from
+        self._advance(actor, next)
+        self.turn = turn
+
+    def _next_episode(self, actor: Actor) -> None:
+        actor.at += 1
+        self.turn = actor
+        actor.nonces, actor.told, actor.polled = 0, [], ()
+        if actor.at >= len(actor.episodes):
+            actor.flow = actor.command = None
+        else:
+            actor.flow = actor.episodes[actor.at](self)
+            actor.command = next(actor.flow)
+
+    def summary(self) -> Any:
+        near = self.heard.summary() if self.heard is not None else None
+        return (
+            tuple(actor.summary() for actor in self.actors),
+            self.world.flights.summary(),  # type: ignore[attr-defined]
+            near,
+            tuple(self.site.late_names.items()),
+            self.seen,
+            self.moved,
+            self.clock,
+            self.stale,
+        )
+
+    def l1_version(self) -> int | None:
+        """What a hit in L1 would be answered with."""
+        entry = self.near.get(KEY, self.clock) if self.near is not None else None
+        return entry.value if entry is not None else None
+
+    def end(self) -> None:
+        """Let go of the flows in the middle of whatever they do; they may want to say something."""
+        for actor in self.actors:
+            if actor.flow is not None:
+                try:
+                    actor.flow.throw(Dropped())
+                    while True:
+                        actor.flow.send(None)
+                except (Dropped, StopIteration):
+                    pass
+
+
+def incarnation_of(server: int, epoch: int) -> bytes:
+    return bytes([16 * server + epoch + 1]) * 8

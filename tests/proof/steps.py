@@ -1,0 +1,132 @@
+"""What actors of a scenario do besides the production commands, and what a scenario is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from cacheaside.engine.commands import Begin, Begun, Claim, Fetch, Invalidate
+from cacheaside.policy import Policy, make_policy
+
+if TYPE_CHECKING:
+    from tests.proof.process import Process
+
+KEY = "ns:key"
+TTL = 100.0
+
+Episode = Callable[["Process"], Generator[Any, Any, None]]
+
+
+class Note(Struct, frozen=True):
+    """What has been acknowledged? Reply: a version."""
+
+
+class Write(Struct, frozen=True):
+    """The database commits its next version. Reply: that version."""
+
+
+class Acknowledge(Struct, frozen=True):
+    """Who begins from here on must not see less than this version."""
+
+    version: int
+
+
+class Expire(Struct, frozen=True):
+    """The holds of this name end by themselves."""
+
+    name: bytes
+
+
+class Stale(Exception):
+    """A get was answered with less than what had been acknowledged when it began."""
+
+
+class Dropped(BaseException):
+    """Ends a flow that is not needed any more."""
+
+
+class Database:
+    def __init__(self, version: int) -> None:
+        self.version = version
+
+    def select(self) -> int:
+        return self.version
+
+    def update(self) -> int:
+        self.version += 1
+        return self.version
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Who takes part, and how much may go wrong.
+
+    Args:
+        processes: for each process its actors, for each actor its name and its episodes.
+        l1: whether each process has an L1 (which is also what hears of its invalidations).
+        witness: whether it only hears of them, as with ``l1=False`` on the function.
+        cluster: commands on several keys are a step for each key, in any order.
+        spread: in a cluster, tags live on another server than values; each may fail over alone.
+        moves: how often the slot of the values may move to a server of its own.
+        before: episodes that are played first, at time 0; the others play at ``clock``.
+    """
+
+    processes: tuple[tuple[tuple[str, tuple[Episode, ...]], ...], ...]
+    tags: tuple[str, ...] = ("tag",)
+    late: tuple[str, ...] = ()
+    l1: bool = False
+    witness: bool = False
+    cluster: bool = False
+    impatient: bool = False
+    evictions: int = 0
+    spread: bool = False
+    moves: int = 0
+    failovers: int = 0
+    cancels: int = 0
+    deaths: int = 0
+    losses: int = 0
+    before: tuple[Episode, ...] = ()
+    clock: float = 0.0
+    policy: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def options(self) -> Policy:
+        return make_policy(**{"ns": "ns", "ttl": TTL, "jitter": 0, **self.policy})
+
+
+def parts(command: Any) -> tuple[Any, ...]:
+    """One command for each key that it touches."""
+    match command:
+        case Fetch(keys=keys):
+            return tuple(Fetch((key,)) for key in keys)
+        case Begin(slots=slots, tokens=tokens, lease=lease, token_ttl=ttl, dead=dead):
+            return (
+                *(Begin((s,), (), lease, ttl) for s in slots),
+                *(Begin((), (t,), lease, ttl) for t in tokens),
+                *(Begin((), (), lease, ttl, (d,)) for d in dead),
+            )
+        case Claim(slots=slots, tokens=tokens, ttl=lease, token_ttl=ttl):
+            return tuple(Claim((s,), (), lease, ttl) for s in slots) + tuple(
+                Claim((), (t,), lease, ttl) for t in tokens
+            )
+        case Invalidate(slots=slots, tokens=tokens):
+            return tuple(replace(command, slots=(s,), tokens=()) for s in slots) + tuple(
+                replace(command, slots=(), tokens=(t,)) for t in tokens
+            )
+    return (command,)
+
+
+def merge(command: Any, replies: list[Any]) -> Any:
+    """The reply to a command from the replies to its parts."""
+    match command:
+        case Fetch():
+            return tuple(reply[0] for reply in replies)
+        case Begin() | Claim():
+            slots = tuple(slot for reply in replies for slot in reply.slots)
+            return Begun(slots, tuple(token for reply in replies for token in reply.tokens))
+    return replies[0]
