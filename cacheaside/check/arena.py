@@ -6,8 +6,10 @@ import secrets
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, Final, cast
 
+from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from cacheaside.check.crew import Crew
@@ -29,6 +31,7 @@ class Arena:
     proxy: ChaosProxy
     group: ReplicaSet | ClusterServer
     crew: Crew
+    version: str
 
     def __init__(self, url: str, recorder: Recorder) -> None:
         self.name = f"cacheaside-check-{secrets.token_hex(4)}"
@@ -49,20 +52,22 @@ class Arena:
         """Put into the history what a fault has done."""
         self._recorder.add(Strike(clock(), fault, what, key))
 
-    def version(self) -> str:
-        """The server's name and version."""
-        with self.admin() as client:
-            facts = facts_of(client)
-        return f"{'Valkey' if facts.valkey else 'Redis'} {'.'.join(map(str, facts.version))}"
-
     def leaks(self) -> list[str]:
         """Connections of the workers that the server still has, some time after they have ended."""
         until = time.monotonic() + GONE_WITHIN
+        left: list[str] = []
         while True:
-            with self.admin() as client:
-                left = [c for c in client.client_list() if c.get("name") == self.name]
-            if not left or time.monotonic() > until:
-                return [f"server: connection {c['id']} ({c.get('cmd')})" for c in left]
+            with suppress(RedisError, OSError), self.admin() as client:
+                left = [
+                    f"server: connection {found['id']} ({found.get('cmd')})"
+                    for node in nodes(client)
+                    for found in node.client_list()
+                    if found.get("name") == self.name
+                ]
+                if not left:
+                    return []
+            if time.monotonic() > until:
+                return left
             time.sleep(0.02)
 
     def sweep(self) -> None:
@@ -92,22 +97,34 @@ def opened(settings: Settings, recorder: Recorder) -> Generator[Arena]:
             arena.worker_url = through(arena.url, arena.proxy.port)
         arena.worker_url += f"{'&' if '?' in arena.worker_url else '?'}client_name={arena.name}"
         try:
-            arena.version()
+            with arena.admin() as client:
+                facts = facts_of(client)
         except (RedisError, OSError) as error:
             raise ConfigError(f"{parse_url(arena.url).safe} does not answer: {error}") from error
+        arena.version = f"{'Valkey' if facts.valkey else 'Redis'} {'.'.join(map(str, facts.version))}"
         yield arena
+
+
+def nodes(client: Any) -> list[Any]:
+    """A client of each server behind this one."""
+    if not isinstance(client, RedisCluster):
+        return [client]
+    return [client.get_redis_connection(node) for node in cast("Any", client).get_nodes()]
 
 
 @contextmanager
 def start(settings: Settings) -> Generator[Server | ReplicaSet | ClusterServer]:
-    groups: dict[str, Any] = {"sentinel": ReplicaSet, "cluster": ClusterServer}
+    groups: dict[str, Any] = {"sentinel": ReplicaSet, "cluster": partial(ClusterServer, replicas=1)}
     kinds = [groups[need] for need in settings.needs if need in groups]
+    started: Any = cast("Any", kinds[0] if kinds else Server)(settings.server)
     try:
-        started: Any = cast("Any", kinds[0] if kinds else Server)(settings.server).start()
+        started.start()
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"{error}; or give the URL of one") from error
-    with started:
+    try:
         yield started
+    finally:
+        started.stop()
 
 
 def through(url: str, port: int) -> str:

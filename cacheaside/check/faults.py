@@ -179,17 +179,17 @@ def restart_empty(arena: Arena, rng: random.Random) -> Act:
 def restart_snapshot(arena: Arena, rng: random.Random) -> Act:
     server = arena.server
     while True:
+        yield rng.uniform(0.2, 0.6)  # or there would be nothing in the snapshot
         with arena.admin() as client:
             client.save()
         arena.strike("restart-snapshot", "a snapshot is saved")
-        yield rng.uniform(0.2, 1.0)
+        yield rng.uniform(0.1, 0.8)
         arena.strike("restart-snapshot", "the server dies")
         try:
             server.kill()
         finally:
             server.start()
         arena.strike("restart-snapshot", "the server is back with the snapshot")
-        yield rng.uniform(0.2, 1.0)
 
 
 # ---------------------------------------------------------------------------- connections

@@ -68,8 +68,7 @@ def run(settings: Settings, *, progress: Callable[[float], None] = lambda done: 
             shared=shared_rows(settings.keys) if settings.mode == "cacheaside" else (),
         )
         findings.leaks += leaks
-        server = arena.version()
-    return Result(settings, server, clock() - began, findings, shown_nothing(settings, findings))
+    return Result(settings, arena.version, clock() - began, findings, shown_nothing(settings, findings))
 
 
 def work(

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cacheaside.check.analysis import Findings
-from cacheaside.check.faults import FAULTS
+from cacheaside.check.arena import Arena
+from cacheaside.check.faults import FAULTS, Fault
 from cacheaside.check.run import Result, run
 from cacheaside.check.settings import Settings
 from cacheaside.testing import Server, available
+from tests.real.sabotage import believe_l1_for_ever, trust_every_server
 
 SMALL: dict[str, Any] = {"processes": 2, "threads": 2, "tasks": 2, "keys": 48, "writes": 150}
 KINDS = list(available())
+LONG = {"sentinel-failover": 4.0, "fail-back": 4.0}
+"""Seconds for faults that take their time."""
 OWN = [name for name, fault in FAULTS.items() if fault.needs not in ("", "proxy")]
 GUEST = [name for name, fault in FAULTS.items() if fault.needs in ("", "proxy")]
 
@@ -65,7 +70,7 @@ def test_a_fault_beside_a_given_server_makes_nothing_stale(
 @pytest.mark.parametrize("name", OWN)
 def test_a_fault_of_a_server_makes_nothing_stale(name: str, servers: Callable[[str], Server]) -> None:
     servers(kind_for(name))  # fails where there is none
-    found = fine(run(Settings(server=kind_for(name), faults=(name,), seconds=1.5, **SMALL)))
+    found = fine(run(Settings(server=kind_for(name), faults=(name,), seconds=LONG.get(name, 1.5), **SMALL)))
     assert found.strikes[name] > 0
 
 
@@ -108,6 +113,44 @@ def test_a_fault_that_never_struck_has_shown_nothing(one_redis_url: str) -> None
     result = run(settings)
     assert result.nothing == "these faults never struck: subscriber-killed"
     assert result.code == 2
+
+
+# ---------------------------------------------------------------------------- a library that is broken
+
+
+def test_a_cache_that_believes_a_revived_server_is_found_out(one_server: Server) -> None:
+    broken = {"l1_policy": trust_every_server}
+    settings = Settings(
+        server=one_server.kind, faults=("restart-snapshot",), seconds=2.5, cache=broken, **SMALL
+    )
+    result = run(settings)
+    assert result.findings.stale > 0
+    assert result.code == 1
+
+
+def test_a_cache_that_believes_its_l1_without_heartbeats_is_found_out(
+    one_redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the channel is a black hole, nothing is heard; only the horizon ends L1 then."""
+
+    def act(arena: Arena, rng: random.Random) -> Iterator[float]:
+        yield 0.3
+        arena.strike("deaf", "the channel is a black hole")
+        try:
+            arena.proxy.black_hole(role="channel")
+            yield 10.0
+        finally:
+            arena.proxy.heal()
+
+    monkeypatch.setitem(FAULTS, "deaf", Fault("deaf", "", "proxy", act))  # type: ignore[arg-type]
+    # Two rows, both kept in L1, and seldom written: one's own writes show at once, channel or not.
+    few: dict[str, Any] = {**SMALL, "keys": 2, "writes": 30, "l1_window": 0.1, "faults": ("deaf",)}
+    assert run(Settings(url=one_redis_url, seconds=1.5, **few)).findings.beyond == 0
+    broken = {"l1_policy": believe_l1_for_ever}
+    found = run(Settings(url=one_redis_url, seconds=2.0, cache=broken, **few)).findings
+    assert found.beyond > 0
+    assert found.oldest_behind > 0.1
+    assert found.trace[-1].what.startswith("is answered from l1")
 
 
 # ---------------------------------------------------------------------------- the command
