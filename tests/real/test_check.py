@@ -22,6 +22,8 @@ from cacheaside.testing import Server, available
 from tests.real.sabotage import believe_l1_for_ever, trust_every_server
 
 SMALL: dict[str, Any] = {"processes": 2, "threads": 2, "tasks": 2, "keys": 48, "writes": 150}
+CROWDED = {"keys": 12, "writes": 400}
+"""Loads and writes of a row meet often."""
 KINDS = list(available())
 LONG = {"sentinel-failover": 4.0, "fail-back": 4.0}
 """Seconds for faults that take their time."""
@@ -91,7 +93,7 @@ def test_without_l1_all_answers_come_from_the_server_or_from_loads(one_redis_url
 def test_a_wrong_protocol_is_found_out(mode: str, servers: Callable[[str], Server]) -> None:
     """A checker that cannot fail is worthless."""
     url = servers(KINDS[len(mode) % len(KINDS)] if KINDS else "none").url
-    result = run(Settings(url=url, mode=mode, seconds=1.5, **SMALL))
+    result = run(Settings(url=url, mode=mode, seconds=1.5, **{**SMALL, **CROWDED}))
     found = result.findings
     assert found.stale > 0
     assert found.oldest > 0
@@ -175,7 +177,8 @@ def test_the_command_reports_in_words_and_ends_with_0(one_redis_url: str) -> Non
 
 
 def test_the_command_ends_with_1_and_prints_the_shortest_trace(one_redis_url: str) -> None:
-    done = command(one_redis_url, "--seconds", "1.5", "--processes", "2", "--mode", "naive")
+    crowded = ("--processes", "2", "--keys", "12", "--writes", "400")
+    done = command(one_redis_url, "--seconds", "1.5", *crowded, "--mode", "naive")
     assert done.returncode == 1, done.stderr
     assert "The shortest way to a wrong answer" in done.stdout
     assert "FAILED" in done.stdout
