@@ -89,8 +89,10 @@ class Telemetry:
             _load_time.record(perf_counter() - began, {NAMESPACE: ns})
 
     def wait(self) -> AbstractContextManager[Any]:
-        """Around waiting for a load of somebody else."""
-        return NOTHING if tracer() is None else self._span("cacheaside.wait", {})
+        """Around waiting for a load of somebody else; what waits for its next turn is in no trace."""
+        if tracer() is None or not trace.get_current_span().get_span_context().is_valid:
+            return NOTHING
+        return self._span("cacheaside.wait", {})
 
     def commit(self, fills: int) -> AbstractContextManager[Any]:
         """Around storing."""

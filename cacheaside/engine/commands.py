@@ -241,6 +241,17 @@ class Spawn(Struct, frozen=True):
     name: str = ""
 
 
+class Together(Struct, frozen=True):
+    """Run flows side by side, so ``many`` at a time, and wait for all. Reply: ``Loaded`` for each, in order.
+
+    ``renew`` is sent every third of its ttl while they run.
+    """
+
+    flows: tuple[Generator[Any, Any, Any], ...]
+    many: int
+    renew: Renew | None = None
+
+
 Command = (
     Fetch
     | Begin
@@ -263,5 +274,6 @@ Command = (
     | Wait
     | Sleep
     | Spawn
+    | Together
 )
 Flow = Generator[Command, Any, T]

@@ -31,6 +31,7 @@ from cacheaside.engine.commands import (
     Renew,
     Sleep,
     Spawn,
+    Together,
     Wait,
 )
 from cacheaside.errors import CacheasideError, LoadTimeout
@@ -131,6 +132,8 @@ class Driver:
                 return settled(command.pending.future, command.timeout)
         if kind is Spawn:
             return self._spawn(command, store)
+        if kind is Together:
+            return self._together(command, store)
         return store.perform(command)
 
     def _pause(self, command: Sleep) -> None:
@@ -187,6 +190,37 @@ class Driver:
 
         return stop
 
+    def _together(self, command: Together, store: Store) -> list[Loaded]:
+        with self._keeper.keep(command.renew, store):
+            if command.many == 1 or len(command.flows) == 1:
+                return [self._ended(flow, store) for flow in command.flows]
+            workers = Workers(command.many)
+            try:
+                running = [self._beside(flow, store, workers) for flow in command.flows]
+                return [future.result() for future in running]
+            finally:
+                workers.close(0)
+
+    def _beside(self, flow: Flow[Any], store: Store, workers: Workers) -> Future[Loaded]:
+        future: Future[Loaded] = Future()
+        context = copy_context()
+
+        def work() -> None:
+            try:
+                future.set_result(context.run(self._ended, flow, store))
+            except BaseException as error:  # SystemExit and the like are the caller's
+                future.set_exception(error)
+
+        if not workers.submit(work):  # no thread is to be had
+            work()
+        return future
+
+    def _ended(self, flow: Flow[Any], store: Store) -> Loaded:
+        try:
+            return Loaded(self.run(flow, store))
+        except Exception as error:
+            return Loaded(error=error)
+
     # -- async
 
     async def arun(self, flow: Flow[T], store: Store) -> T:
@@ -230,6 +264,8 @@ class Driver:
             return await self._aawait(command, store)
         if kind is Spawn:
             return self._aspawn(command, store)
+        if kind is Together:
+            return await self._atogether(command, store)
         return await store.aperform(command)
 
     async def _aload(self, command: Load, store: Store) -> Loaded | Pending:
@@ -288,6 +324,23 @@ class Driver:
     async def _abehind(self, command: Spawn, store: Store) -> None:
         with self._spans.behind(command.name):
             await self.arun(command.flow, store)
+
+    async def _atogether(self, command: Together, store: Store) -> list[Loaded]:
+        turn = asyncio.Semaphore(command.many)
+
+        async def one(flow: Flow[Any]) -> Loaded:
+            async with turn:
+                try:
+                    return Loaded(await self.arun(flow, store))
+                except Exception as error:
+                    return Loaded(error=error)
+
+        renewing = None if command.renew is None else self.akeep(command.renew, store)
+        try:
+            return list(await asyncio.gather(*map(one, command.flows)))
+        finally:
+            if renewing is not None:
+                renewing()
 
     def _task(self, work: Awaitable[Any]) -> None:
         async def behind() -> None:

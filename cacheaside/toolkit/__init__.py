@@ -9,6 +9,8 @@ from cacheaside.toolkit.rate_limited import rate_limited
 from cacheaside.toolkit.ratelimit import Decision, RateLimiter
 from cacheaside.toolkit.sessions import Session, SessionStore
 from cacheaside.toolkit.tokens import Blacklist, RefreshToken, RefreshTokens
+from cacheaside.toolkit.warm_round import Report
+from cacheaside.toolkit.warming import Warmer
 
 __all__ = [
     "Blacklist",
@@ -23,7 +25,9 @@ __all__ = [
     "RateLimiter",
     "RefreshToken",
     "RefreshTokens",
+    "Report",
     "Session",
     "SessionStore",
+    "Warmer",
     "rate_limited",
 ]
