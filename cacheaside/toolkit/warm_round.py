@@ -31,7 +31,7 @@ from cacheaside.plan import Plan, as_arguments
 THERE: Final = (Verdict.FRESH, Verdict.EARLY)
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class WarmReport(Struct, frozen=True, kw_only=True):
     """What a round has done; false if anything in it failed.
 
     It counts calls: ``warmed`` were loaded and stored, ``already_warm`` needed nothing, ``failed`` raised or
@@ -46,7 +46,7 @@ class Report(Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     error: Exception | None = None
     """The first one; one of the source or of the store ended the round."""
-    jobs: tuple[Report, ...] = ()
+    jobs: tuple[WarmReport, ...] = ()
     """The reports of the single functions, in that of a whole run."""
 
     def __bool__(self) -> bool:
@@ -75,8 +75,8 @@ class Tally:
         if self.error is None:
             self.error = error
 
-    def report(self, name: str, seconds: float) -> Report:
-        return Report(
+    def report(self, name: str, seconds: float) -> WarmReport:
+        return WarmReport(
             name=name, warmed=self.warmed, already_warm=self.already_warm, failed=self.failed,
             not_stored=self.not_stored, seconds=seconds, error=self.error,
         )  # fmt: skip
@@ -129,7 +129,7 @@ class Round:
         need: float = 0.0,
         tell: Callable[[int], None] | None = None,
         stopped: Future[None] | None = None,
-    ) -> Flow[Report]:
+    ) -> Flow[WarmReport]:
         """Warm what the source of a job names.
 
         ``need`` is for how many seconds it must stay fresh; between batches ``tell`` is told how many calls
@@ -268,9 +268,9 @@ def chunks(calls: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def total(reports: Sequence[Report], seconds: float) -> Report:
+def total(reports: Sequence[WarmReport], seconds: float) -> WarmReport:
     """The report of a whole run."""
-    return Report(
+    return WarmReport(
         name="warming",
         warmed=sum(r.warmed for r in reports),
         already_warm=sum(r.already_warm for r in reports),

@@ -16,7 +16,7 @@ from cacheaside.engine.commands import Flow, Lock, Release, Renew, Sleep, Spawn,
 from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.keys import escape
 from cacheaside.policy import Seconds, number, seconds
-from cacheaside.toolkit.warm_round import Job, Report, Round, total
+from cacheaside.toolkit.warm_round import Job, Round, WarmReport, total
 
 log = logging.getLogger("cacheaside")
 
@@ -44,7 +44,7 @@ class Warmer:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
         self.cache = cache
-        self.last: dict[str, Report] = {}
+        self.last: dict[str, WarmReport] = {}
         """The report of the last round that this process did on schedule, by name."""
         self._jitter = number("jitter", jitter, 0, 1)
         self._jobs: dict[str, Job] = {}
@@ -73,8 +73,8 @@ class Warmer:
 
     # -- once
 
-    def run(self, *, progress: bool = False) -> Report:
-        """Warm everything now. What fails is in the report; see ``Report``.
+    def run(self, *, progress: bool = False) -> WarmReport:
+        """Warm everything now. What fails is in the report; see ``WarmReport``.
 
         Args:
             progress: show a bar for each function, by rich.
@@ -87,10 +87,10 @@ class Warmer:
             reports = [self.cache.run(self._round.run(j, tell=tell(j)), "warm") for j in self._jobs.values()]
         return total(reports, self.cache.world.tick() - began)
 
-    async def arun(self, *, progress: bool = False) -> Report:
+    async def arun(self, *, progress: bool = False) -> WarmReport:
         """``run`` on the running event loop."""
         began = self._ready()
-        reports: list[Report] = []
+        reports: list[WarmReport] = []
         with telling(progress) as tell:
             for job in self._jobs.values():
                 flow = self._round.run(job, tell=tell(job))

@@ -19,7 +19,7 @@ from cacheaside.engine.commands import Sleep
 from cacheaside.errors import StoreUnavailable
 from cacheaside.testing import FakeClock
 from cacheaside.testing.chaos import StoreWrapper
-from cacheaside.toolkit import Report, Warmer
+from cacheaside.toolkit import Warmer, WarmReport
 
 Painter = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -53,12 +53,12 @@ def posts(any_cache: Cache, paint: Painter) -> Posts:
     return Posts(any_cache, paint)
 
 
-async def run(warmer: Warmer, f: Any, **kwargs: Any) -> Report:
+async def run(warmer: Warmer, f: Any, **kwargs: Any) -> WarmReport:
     """``run`` or ``arun``, by the colour of what is warmed."""
     return await warmer.arun(**kwargs) if asyncio.iscoroutinefunction(f) else warmer.run(**kwargs)
 
 
-def numbers(report: Report) -> tuple[int, int, int, int]:
+def numbers(report: WarmReport) -> tuple[int, int, int, int]:
     return report.warmed, report.already_warm, report.failed, report.not_stored
 
 
