@@ -9,7 +9,7 @@ from cacheaside.toolkit.rate_limited import rate_limited
 from cacheaside.toolkit.ratelimit import Decision, RateLimiter
 from cacheaside.toolkit.sessions import Session, SessionStore
 from cacheaside.toolkit.tokens import Blacklist, RefreshToken, RefreshTokens
-from cacheaside.toolkit.warm_round import Report, WarmReport
+from cacheaside.toolkit.warm_round import WarmReport
 from cacheaside.toolkit.warming import Warmer
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "RateLimiter",
     "RefreshToken",
     "RefreshTokens",
-    "Report",
     "Session",
     "SessionStore",
     "WarmReport",
