@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
@@ -581,6 +582,21 @@ async def test_no_token_reaches_the_store_a_log_a_repr_or_an_error(
         assert secret[32:] not in everything
     assert sha256(new.token.encode()).hexdigest() in everything, "the hash is what the store is asked for"
     assert DATA["email"] not in "\n".join(map(repr, (made, new, listed)))
+
+
+async def test_what_a_grace_leaves_opens_nothing_without_the_old_token(place: Place, make: Make) -> None:
+    """Nothing that the store was told is the pad that hides the successor."""
+    place.cache.store = recorder = Recorder(place.cache.store)
+    store = make()
+    old = await store.create("ann", DATA)
+    new = await store.rotate(old.token)
+    told = " ".join(map(repr, recorder.asked))
+    known = [bytes.fromhex(text) for text in set(re.findall(r"[0-9a-f]{64}", told))]
+    assert len(known) == 3, "two hashes, and the successor under its mask"
+    for one in known:
+        for other in (*known, bytes(32)):
+            mixed = bytes(a ^ b for a, b in zip(one, other, strict=True))
+            assert urlsafe_b64encode(mixed).rstrip(b"=").decode() != new.token[32:]
 
 
 # ---------------------------------------------------------------------------- when Redis is away

@@ -245,11 +245,12 @@ async def test_a_blacklisted_token_is_refused_until_it_ends_by_itself(place: Pla
     place.wait(99)
     assert await blacklist.contains("a.b.c")
     assert await blacklist.contains(b"a.b.c"), "text and its bytes are one token"
-    assert not await blacklist.contains("a.b.C")
+    for other in ("a.b.C", "\ud800", "x" * 100_000):
+        assert not await blacklist.contains(other)
     place.wait(1.1)
     assert not await blacklist.contains("a.b.c")
     assert place.names() == []
-    assert await blacklist.stats() == {"added": 1, "refused": 2, "passed": 3, "unavailable": 0}
+    assert await blacklist.stats() == {"added": 1, "refused": 2, "passed": 5, "unavailable": 0}
 
 
 async def test_adding_a_token_again_never_shortens_its_mark(place: Place, paint: Any) -> None:
