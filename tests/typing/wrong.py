@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cacheaside import Cache, Key, Keyspace, cached, cached_many, configure, invalidates, updates
+from cacheaside.toolkit import Blacklist, RefreshTokens, SessionStore
 
 cache = Cache("embedded://")
 
@@ -147,3 +148,13 @@ cache.set("posts:1", 1, tag=["x"])  # wrong
 cache.get_or_load("posts:1", 5)  # wrong
 loaded: str = cache.get_or_load("posts:1", lambda: 5)  # wrong
 cache.invalidate("posts:1")  # wrong
+
+# Sessions and tokens
+SessionStore(cache, on_unavailable="allow")  # wrong
+SessionStore("redis://localhost")  # wrong
+SessionStore(cache).create(1.5, {})  # wrong
+SessionStore(cache, type=str).create("ann", 5)  # wrong
+SessionStore(cache).get(5)  # wrong
+RefreshTokens(cache, grace="5")  # wrong
+Blacklist(cache).add("jwt")  # wrong
+Blacklist(cache, on_unavailable="raise")  # wrong
