@@ -13,7 +13,7 @@ from weakref import WeakSet
 from cacheaside.codecs import ValueCodec, codec_for
 from cacheaside.coherence import Channel
 from cacheaside.engine.call import Call, Site
-from cacheaside.engine.commands import Announce, Flow, Members, Scan, Sleep
+from cacheaside.engine.commands import Announce, Flow, Members, Scan, Sizes, Sleep
 from cacheaside.engine.direct import Found, expire, find, put_values
 from cacheaside.engine.drive import Driver, Store
 from cacheaside.engine.read import alone, read, read_only
@@ -40,6 +40,8 @@ BATCH: Final = 500
 DIRECT: Final = "(direct)"
 """Stands in the place of a namespace where operations are counted."""
 MANY: Final = 256
+COUNTED: Final = 10_000
+"""Tags that are looked at to find the biggest, at most."""
 
 Named = tuple[bytes, float]
 """The name of a hold, and its seconds."""
@@ -280,6 +282,18 @@ class Flows:
     def _members(self, tag: str, start: int, count: int) -> Flow[list[str]]:
         found: list[str] = yield Members(self.world.keys.tag_index(tag_name(tag)), start, count)
         return found
+
+    def _biggest_tags(self, most: int) -> Flow[list[tuple[str, int]]]:
+        names, cursor = self.world.keys, None
+        sizes: dict[str, int] = {}
+        while len(sizes) < COUNTED:
+            cursor, indexes = yield Scan(names.tag_indexes(), cursor, BATCH, lists=True)
+            if indexes:
+                counted: tuple[int, ...] = yield Sizes(tuple(indexes))
+                sizes.update(zip(map(names.tag_of, indexes), counted, strict=True))
+            if cursor is None:
+                break
+        return sorted(sizes.items(), key=lambda one: (-one[1], one[0]))[:most]
 
     def _explain(self, key: str) -> Flow[str]:
         now = self.world.clock()

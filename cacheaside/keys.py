@@ -437,6 +437,14 @@ class RawKeys:
         """The sorted set of the keys that carry *tag*."""
         return f"{self.token(tag)}:keys"
 
+    def tag_indexes(self) -> str:
+        """A pattern of all of these."""
+        return f"{{{self._head}t.*}}:*:keys"
+
+    def tag_of(self, index: str) -> str:
+        """The tag whose sorted set this is."""
+        return index.partition("}:")[2].removesuffix(":keys")
+
     def channel(self, bucket: int) -> str:
         """The channel on which invalidations of the tags in *bucket* are announced."""
         return f"{{{self._head}t.{bucket}}}"

@@ -299,6 +299,16 @@ class Operations(Flows):
     async def areclaim(self, tag: str) -> int:
         return await self.arun(reclaim(self.world, tag_name(tag)), "reclaim")
 
+    def biggest_tags(self, most: int = 20) -> list[tuple[str, int]]:
+        """Tags and how many entries are listed under them, the biggest first; of ten thousand tags at most.
+
+        Walks the key space in batches. For people: lists are bounded (``index_limit``) and may lag.
+        """
+        return self.run(self._biggest_tags(most), "biggest_tags")
+
+    async def abiggest_tags(self, most: int = 20) -> list[tuple[str, int]]:
+        return await self.arun(self._biggest_tags(most), "biggest_tags")
+
     def explain(self, key: str) -> str:
         """In words: which tier holds ``key``, how old it is, its tags, and why a read would hit or miss."""
         return self.run(self._explain(check_key(key)), "explain")

@@ -141,15 +141,23 @@ class Run(Struct, frozen=True, gc=False):
     args: tuple[bytes | str | int | float, ...] = ()
 
 
+class Sizes(Struct, frozen=True, gc=False):
+    """How many entries are listed in each of these. Reply: tuple of int."""
+
+    indexes: tuple[str, ...]
+
+
 class Scan(Struct, frozen=True, gc=False):
     """Some of the keys of strings that match a glob pattern. Reply: ``(next cursor or None, keys)``.
 
-    What programs keep is no string: clearing a cache is not to end sessions, locks and limits.
+    What programs keep is no string: clearing a cache is not to end sessions, locks and limits. ``lists`` asks
+    for the lists of tags instead.
     """
 
     pattern: str
     cursor: object = None
     count: int = 500
+    lists: bool = False
 
 
 class Members(Struct, frozen=True, gc=False):
@@ -266,6 +274,7 @@ Command = (
     | Expect
     | Run
     | Scan
+    | Sizes
     | Members
     | Forget
     | Invalidate

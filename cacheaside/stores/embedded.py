@@ -28,6 +28,7 @@ from cacheaside.engine.commands import (
     Renew,
     Run,
     Scan,
+    Sizes,
     Sweep,
 )
 from cacheaside.entry import HEAD, SLOT_HELD, TAG_HELD, holds, pack_holds
@@ -87,6 +88,7 @@ class EmbeddedStore:
             Confirm: lambda _: True,
             Run: self._run,
             Scan: self._scan,
+            Sizes: self._sizes,
             Members: self._members,
             Forget: self._forget,
         }
@@ -288,7 +290,12 @@ class EmbeddedStore:
 
     def _scan(self, command: Scan) -> tuple[object, list[str]]:
         matches = matcher(command.pattern)
+        if command.lists:
+            return None, [index for index in list(self._index) if matches(index)]
         return None, [k for k in list(self._rows) if matches(k) and type(self._get(k)) is bytes]
+
+    def _sizes(self, command: Sizes) -> tuple[int, ...]:
+        return tuple(len(self._index.get(index, ())) for index in command.indexes)
 
     def _members(self, command: Members) -> list[str]:
         now = self._clock()

@@ -29,6 +29,7 @@ from cacheaside.engine.commands import (
     Renew,
     Run,
     Scan,
+    Sizes,
     Sweep,
 )
 from cacheaside.entry import HEAD, SLOT_HELD, TAG_HELD
@@ -81,6 +82,7 @@ class Encoder:
             Announce: self._announce,
             Run: self._program,
             Scan: self._scan,
+            Sizes: self._sizes,
             Members: self._members,
             Forget: self._forget,
         }
@@ -225,7 +227,10 @@ class Encoder:
             return int(cursor) or None, [raw.decode("utf-8", "replace") for raw in found]
 
         call = ("SCAN", command.cursor or 0, "MATCH", command.pattern, "COUNT", command.count)
-        return [(*call, "TYPE", "string")], parse
+        return [(*call, "TYPE", "zset" if command.lists else "string")], parse
+
+    def _sizes(self, command: Sizes) -> tuple[list[Call], Parse]:
+        return [("ZCARD", index) for index in command.indexes], lambda replies: tuple(map(check, replies))
 
     def _members(self, command: Members) -> tuple[list[Call], Parse]:
         stop = command.start + command.count - 1

@@ -24,6 +24,7 @@ from cacheaside.engine.commands import (
     Release,
     Renew,
     Run,
+    Sizes,
     Sleep,
     Sweep,
 )
@@ -165,5 +166,7 @@ def keys_of(command: Any) -> tuple[str, ...]:
             return (key,)
         case Members(index=index) | Forget(index=index):
             return (index,)
+        case Sizes(indexes=indexes):
+            return indexes
         case _:
             return ()

@@ -12,12 +12,13 @@ try:
     from fastapi import Depends
     from starlette.requests import HTTPConnection
 
+    from cacheaside_fastapi.console import console
     from cacheaside_fastapi.middleware import ResponseCacheMiddleware
     from cacheaside_fastapi.responses import cache_of, cache_response
 except ModuleNotFoundError as error:
     raise ImportError("cacheaside_fastapi needs FastAPI: pip install 'cacheaside[fastapi]'") from error
 
-__all__ = ["CacheDep", "ResponseCacheMiddleware", "cache_response", "lifespan", "request_cache"]
+__all__ = ["CacheDep", "ResponseCacheMiddleware", "cache_response", "console", "lifespan", "request_cache"]
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]
 

@@ -16,11 +16,12 @@ try:
     from flask.cli import AppGroup
     from werkzeug.local import LocalProxy
 
+    from cacheaside_flask.console import console
     from cacheaside_flask.responses import app_cache, cache_response
 except ModuleNotFoundError as error:
     raise ImportError("cacheaside_flask needs Flask: pip install 'cacheaside[flask]'") from error
 
-__all__ = ["CacheAside", "cache_response", "current_cache"]
+__all__ = ["CacheAside", "cache_response", "console", "current_cache"]
 
 NAME: Final = "cacheaside"
 PREFIX: Final = "CACHEASIDE_"

@@ -31,6 +31,7 @@ from cacheaside.engine.commands import (
     Renew,
     Run,
     Scan,
+    Sizes,
     Sweep,
 )
 from cacheaside.errors import StoreUnavailable
@@ -486,6 +487,7 @@ NAMED: list[tuple[Any, str]] = [
     (Announce(("x",)), ""),
     (Confirm(1), ""),
     (Scan("x"), ""),
+    (Sizes(("a", "b")), "ab"),
     (Run(None, ("a", "b")), "ab"),
 ]
 
