@@ -16,7 +16,7 @@ import cachetools
 
 from cacheaside.codecs import NO_ANNOTATION, ValueCodec, codec_for
 from cacheaside.coherence import Channel
-from cacheaside.connection import ServerFacts, aconnect, connect
+from cacheaside.connection import ServerFacts, aconnect, aconnect_node, connect, connect_node
 from cacheaside.decorators import cached_decorator
 from cacheaside.engine.call import Site
 from cacheaside.engine.drive import Driver, Store
@@ -33,14 +33,16 @@ from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, Updates
 from cacheaside.policy import Policy, Seconds, Ttl, seconds
 from cacheaside.reclaim import Reclaimer
 from cacheaside.stats import Counts
+from cacheaside.stores.cluster import ClusterStore
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
 from cacheaside.stores.redis import RedisStore
 from cacheaside.stores.s3fifo import S3FIFOCache
+from cacheaside.stores.topology import Topology
 from cacheaside.telemetry import Telemetry
 from cacheaside.transactions import Mutating, Transaction
 from cacheaside.urls import Endpoint, parse_url
-from cacheaside.world import ProcessWorld
+from cacheaside.world import ClusterWorld, ProcessWorld
 from cacheaside.writers import invalidates_decorator, updates_decorator
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("cacheaside")
 
 EMBEDDED = "embedded://"
+BUCKETS = 64
+"""Slots of a cluster that tags are spread over."""
 Mode = Literal["bypass", "refresh"]
 Evict = Callable[..., cachetools.Cache[str, int]]
 POLICIES: dict[str, Evict] = {"lru": cachetools.LRUCache, "s3fifo": S3FIFOCache}
@@ -136,13 +140,17 @@ class Cache(Operations):
         self.telemetry = Telemetry(keys=trace_keys)
         self.driver = Driver(spans=self.telemetry)
         self.endpoint = endpoint_of(url) if store is None else None
-        self.world = ProcessWorld(
-            RawKeys(prefix),
-            clock=clock,
-            compress_above=compress_above,
-            max_value=max_value,
-            index_limit=index_limit,
-        )
+        world: dict[str, Any] = {
+            "clock": clock,
+            "compress_above": compress_above,
+            "max_value": max_value,
+            "index_limit": index_limit,
+        }
+        cluster = None
+        if self.endpoint is not None and self.endpoint.cluster:
+            self.world, cluster = clustered(self.endpoint, prefix, index_limit, world)
+        else:
+            self.world = ProcessWorld(RawKeys(prefix), **world)
         self.l1_entries = l1_entries
         self.near: NearCache | None = None
         self.channel: Channel | None = None
@@ -153,6 +161,8 @@ class Cache(Operations):
         elif self.endpoint is None:
             self.store = EmbeddedStore(max_bytes, clock, index_limit, tick=self.world.tick)
             self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict, clock=clock)
+        elif cluster is not None:
+            self.store = cluster
         else:
             self.store = redis = redis_store(self, self.endpoint, index_limit)
             if l1_window is not None:
@@ -420,3 +430,20 @@ def eviction_policy(wanted: Any) -> Evict:
 def check_size(name: str, value: Any, *, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def clustered(
+    endpoint: Endpoint, prefix: str, index_limit: int, options: dict[str, Any]
+) -> tuple[ClusterWorld, ClusterStore]:
+    """What a cache works with on a cluster."""
+    keys, topology = RawKeys(prefix, BUCKETS), Topology(endpoint.hosts)
+    world = ClusterWorld(keys, topology.server_of, **options)
+    store = ClusterStore(
+        keys,
+        topology,
+        lambda address, told: connect_node(endpoint, address, told),
+        lambda address, told: aconnect_node(endpoint, address, told),
+        lambda address, facts: world.learn_server(address, facts.incarnation),
+        index_limit=index_limit,
+    )
+    return world, store

@@ -88,7 +88,8 @@ def parse_info(info: Mapping[str, object]) -> ServerFacts:
     )
 
 
-def _fields(reply: object) -> dict[str, str]:
+def fields(reply: object) -> dict[str, str]:
+    """What a reply to INFO says."""
     text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
     pairs = (line.partition(":") for line in text.splitlines())
     return {name: value for name, colon, value in pairs if colon}
@@ -153,6 +154,28 @@ def connect(endpoint: Endpoint, on_connect: Callable[[ServerFacts], None]) -> re
     return redis.Redis(host=host, port=port, **options)
 
 
+def connect_node(
+    endpoint: Endpoint, address: tuple[str, int], on_connect: Callable[[ServerFacts], None]
+) -> redis.Redis:
+    """Make a client of one server of a cluster, for threads."""
+    options = _client_options(endpoint) | {
+        "retry": Retry(NoBackoff(), 0),
+        "redis_connect_func": _learner(on_connect, handshake=True),
+    }
+    return redis.Redis(host=address[0], port=address[1], **options)
+
+
+def aconnect_node(
+    endpoint: Endpoint, address: tuple[str, int], on_connect: Callable[[ServerFacts], None]
+) -> aioredis.Redis:
+    """``connect_node`` for one event loop."""
+    options = _client_options(endpoint) | {
+        "retry": AsyncRetry(NoBackoff(), 0),
+        "redis_connect_func": _alearner(on_connect),
+    }
+    return aioredis.Redis(host=address[0], port=address[1], **options)
+
+
 def aconnect(
     endpoint: Endpoint, on_connect: Callable[[ServerFacts], None]
 ) -> aioredis.Redis | AsyncRedisCluster:
@@ -188,7 +211,7 @@ def _learner(on_connect: Callable[[ServerFacts], None], *, handshake: bool) -> C
             info: dict[str, str] = {}
             for _ in _SECTIONS:
                 try:
-                    info |= _fields(connection.read_response())
+                    info |= fields(connection.read_response())
                 except ResponseError:
                     continue
             on_connect(parse_info(info))
@@ -210,7 +233,7 @@ def _alearner(on_connect: Callable[[ServerFacts], None]) -> Callable[[Any], Any]
             info: dict[str, str] = {}
             for _ in _SECTIONS:
                 try:
-                    info |= _fields(await connection.read_response())
+                    info |= fields(await connection.read_response())
                 except ResponseError:
                     continue
             on_connect(parse_info(info))

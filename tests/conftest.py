@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from cacheaside.testing import Server, available
+from cacheaside.testing import ClusterServer, Server, available
 
 pytest.register_assert_rewrite("cacheaside.testing.contract")
 
@@ -31,7 +31,7 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let `-m "not redis"` leave out what these fixtures would start."""
     for item in items:
-        if "servers" in getattr(item, "fixturenames", ()):
+        if {"servers", "clusters"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.redis)
 
 
@@ -56,6 +56,33 @@ def servers() -> Iterator[Callable[[str], Server]]:
 def server(request: pytest.FixtureRequest, servers: Callable[[str], Server]) -> Server:
     """A shared server, once for each kind there is. To stop or pause one, start your own `Server`."""
     return servers(request.param)
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Callable[[str], ClusterServer]]:
+    """Start a cluster of a kind at the first request for it, and hand out the same one later."""
+    started: dict[str, ClusterServer] = {}
+    with ExitStack() as stack:
+
+        def get(kind: str) -> ClusterServer:
+            if kind not in SERVERS:
+                (pytest.fail if os.environ.get("CI") else pytest.skip)(HINT)
+            if kind not in started:
+                started[kind] = stack.enter_context(ClusterServer(kind))
+            return started[kind]
+
+        yield get
+
+
+@pytest.fixture(params=list(SERVERS) or ["none"])
+def cluster(
+    request: pytest.FixtureRequest, clusters: Callable[[str], ClusterServer]
+) -> Iterator[ClusterServer]:
+    """A shared cluster, emptied, once for each kind there is. To fail one over, start your own."""
+    cluster = clusters(request.param)
+    for node in cluster.nodes:
+        _emptied(node)
+    yield cluster
 
 
 @pytest.fixture

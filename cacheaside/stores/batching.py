@@ -9,9 +9,9 @@ answers alone.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final, Generic, Protocol, TypeVar
 
-from cacheaside.stores.lines import AsyncLines, Values
+from cacheaside.stores.lines import Values
 
 MOST: Final = 512
 """Keys in one MGET at most: beyond that the server's other clients would wait for ours."""
@@ -19,13 +19,23 @@ MOST: Final = 512
 Waiting = tuple[tuple[str, ...], asyncio.Future[Values]]
 
 
-class Batcher:
-    """The client of one event loop, and the reads that wait for the end of the tick."""
+class Reads(Protocol):
+    """What a batcher sends by."""
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        self.lines = AsyncLines(client)
-        self.turn = asyncio.Semaphore(self.lines.writers)
+    writers: int
+
+    async def mget(self, keys: tuple[str, ...]) -> Values: ...
+
+
+L = TypeVar("L", bound=Reads)
+
+
+class Batcher(Generic[L]):
+    """The connections of one event loop, and the reads that wait for the end of the tick."""
+
+    def __init__(self, lines: L) -> None:
+        self.lines = lines
+        self.turn = asyncio.Semaphore(lines.writers)
         """Held by what is no read, so that a crowd of misses waits for connections instead of failing."""
         self._waiting: list[Waiting] | None = None
         self._tasks: set[asyncio.Task[None]] = set()

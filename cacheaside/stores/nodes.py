@@ -33,13 +33,14 @@ Again = Callable[[Address, Any], None]
 class Batch:
     """What goes to one server in one packet, and which of its replies are the answer.
 
-    ``used`` is when the connection was used last; 0 for a new one.
+    ``used`` is when the connection was used last, 0 for a new one; ``since`` when its server came to be the
+    one to speak to.
     """
 
-    def __init__(self, address: Address, exchange: Exchange, used: float) -> None:
+    def __init__(self, address: Address, exchange: Exchange, used: float = 0.0, since: float = 0.0) -> None:
         self.address = address
         self.kept = used > 0
-        self.idle = self.kept and time.monotonic() - used > IDLE
+        self.idle = self.kept and (used < since or time.monotonic() - used > IDLE)
         calls = exchange.calls[address]
         self.harmless = all(call[0] == "MGET" for call in calls)
         """Whether it may be sent twice."""
@@ -75,12 +76,16 @@ class Nodes:
 
     Args:
         connect: makes a client of one server.
-        again: told what an idle connection's server says of itself, before what it says else.
+        again: told what a server says of itself that an old connection leads to, before what it says else.
+        since: when it was found out that a server is the one to speak to.
     """
 
-    def __init__(self, connect: Callable[[Address], Any], again: Again) -> None:
+    def __init__(
+        self, connect: Callable[[Address], Any], again: Again, since: Callable[[Address], float]
+    ) -> None:
         self._connect = connect
         self._again = again
+        self._since = since
         self._clients: dict[Address, Any] = {}
         self._kept: dict[Address, deque[tuple[Any, float]]] = {}
         self._pid = os.getpid()
@@ -137,7 +142,7 @@ class Nodes:
 
     def _send(self, address: Address, exchange: Exchange, *, fresh: bool = False) -> tuple[Batch, Any]:
         line, used = (None, 0.0) if fresh else take(self._kept, address)
-        batch = Batch(address, exchange, used)
+        batch = Batch(address, exchange, used, self._since(address))
         if line is None:
             line = self.client(address).connection_pool.get_connection()
         try:
@@ -177,9 +182,12 @@ class Nodes:
 class AsyncNodes:
     """``Nodes`` for one event loop."""
 
-    def __init__(self, connect: Callable[[Address], Any], again: Again) -> None:
+    def __init__(
+        self, connect: Callable[[Address], Any], again: Again, since: Callable[[Address], float]
+    ) -> None:
         self._connect = connect
         self._again = again
+        self._since = since
         self._clients: dict[Address, Any] = {}
         self._kept: dict[Address, deque[tuple[Any, float]]] = {}
 
@@ -209,14 +217,14 @@ class AsyncNodes:
         try:
             line, used = take(self._kept, address)
             if line is not None:
-                batch = Batch(address, exchange, used)
+                batch = Batch(address, exchange, used, self._since(address))
                 try:
                     return await self._through(line, batch)
                 except RedisConnectionError as error:
                     if not (batch.harmless or isinstance(error, Ended)):
                         raise
             line = await self.client(address).connection_pool.get_connection()
-            return await self._through(line, Batch(address, exchange, 0.0))
+            return await self._through(line, Batch(address, exchange))
         except (RedisError, OSError) as error:
             return error
 

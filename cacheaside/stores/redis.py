@@ -22,7 +22,7 @@ from cacheaside.errors import StoreUnavailable
 from cacheaside.keys import RawKeys
 from cacheaside.stores.batching import Batcher
 from cacheaside.stores.encoding import Call, Encoder
-from cacheaside.stores.lines import Lines
+from cacheaside.stores.lines import AsyncLines, Lines
 
 log = logging.getLogger("cacheaside")
 
@@ -39,7 +39,44 @@ class HeartbeatChannel(Protocol):
     async def abeat(self, client: Any, name: bytes) -> None: ...
 
 
-class RedisStore:
+class RemoteStore:
+    """What speaks to servers: it may fail, and says so at most once in a while."""
+
+    def __init__(self) -> None:
+        self.channel: HeartbeatChannel | None = None
+        self._silent_until = 0.0
+
+    def perform(self, command: Any) -> Any:
+        """Carry out a command; raises StoreUnavailable when the server does not."""
+        try:
+            return self._send(command)
+        except (RedisError, OSError) as error:
+            raise self._failed(error) from error
+
+    async def aperform(self, command: Any) -> Any:
+        """``perform`` on the running event loop; reads of one loop tick leave together."""
+        try:
+            return await self._asend(command)
+        except (RedisError, OSError) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> StoreUnavailable:
+        """What to raise; said at most once in a while, or a wrong password would look like a slow cache."""
+        failure = StoreUnavailable(f"Redis did not serve a command: {type(error).__name__}: {error}")
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + SILENCE
+            log.warning("%s; functions answer without the cache meanwhile", failure)
+        return failure
+
+    def _send(self, command: Any) -> Any:
+        raise NotImplementedError
+
+    async def _asend(self, command: Any) -> Any:
+        raise NotImplementedError
+
+
+class RedisStore(RemoteStore):
     """One Redis or Valkey server, or what looks like one.
 
     Args:
@@ -57,63 +94,45 @@ class RedisStore:
         has_ifeq: Callable[[], bool] = lambda: False,
         index_limit: int = 10_000,
     ) -> None:
+        super().__init__()
         self._encode = Encoder(keys, has_ifeq, index_limit)
         self._connect = connect
         self._aconnect = aconnect
         self._lines: Lines | None = None
-        self.channel: HeartbeatChannel | None = None
-        self._silent_until = 0.0
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Batcher] = WeakKeyDictionary()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Batcher[AsyncLines]] = WeakKeyDictionary()
 
     # -- sending
 
-    def perform(self, command: Any) -> Any:
-        """Carry out a command; raises StoreUnavailable when the server does not."""
-        try:
-            if type(command) is Fetch:
-                return self.lines.mget(command.keys)
-            if type(command) is Confirm:
-                return self._confirm(command)
-            calls, parse = self._encode(command)
-            client = self.client
-            replies = send(client, calls)
+    def _send(self, command: Any) -> Any:
+        if type(command) is Fetch:
+            return self.lines.mget(command.keys)
+        if type(command) is Confirm:
+            return self._confirm(command)
+        calls, parse = self._encode(command)
+        client = self.client
+        replies = send(client, calls)
+        undone = not_done(calls, replies)
+        if undone:
+            for i, reply in zip(undone, send(client, whole(calls, undone)), strict=True):
+                replies[i] = reply
+        return parse(replies)
+
+    async def _asend(self, command: Any) -> Any:
+        batcher = self.batcher
+        if type(command) is Fetch:
+            return await batcher.fetch(command.keys)
+        if type(command) is Confirm:
+            return await self._aconfirm(command, batcher.lines.client)
+        calls, parse = self._encode(command)
+        async with batcher.turn:
+            client = await batcher.lines.pooled()
+            replies = await asend(client, calls)
             undone = not_done(calls, replies)
             if undone:
-                for i, reply in zip(undone, send(client, whole(calls, undone)), strict=True):
+                again = await asend(client, whole(calls, undone))
+                for i, reply in zip(undone, again, strict=True):
                     replies[i] = reply
-            return parse(replies)
-        except (RedisError, OSError) as error:
-            raise self._failed(error) from error
-
-    async def aperform(self, command: Any) -> Any:
-        """``perform`` on the running event loop; reads of one loop tick leave as one MGET."""
-        batcher = self.batcher
-        try:
-            if type(command) is Fetch:
-                return await batcher.fetch(command.keys)
-            if type(command) is Confirm:
-                return await self._aconfirm(command, batcher.client)
-            calls, parse = self._encode(command)
-            async with batcher.turn:
-                client = await batcher.lines.pooled()
-                replies = await asend(client, calls)
-                undone = not_done(calls, replies)
-                if undone:
-                    again = await asend(client, whole(calls, undone))
-                    for i, reply in zip(undone, again, strict=True):
-                        replies[i] = reply
-            return parse(replies)
-        except (RedisError, OSError) as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: Exception) -> StoreUnavailable:
-        """What to raise; said at most once in a while, or a wrong password would look like a slow cache."""
-        failure = StoreUnavailable(f"Redis did not serve a command: {type(error).__name__}: {error}")
-        now = time.monotonic()
-        if now >= self._silent_until:
-            self._silent_until = now + SILENCE
-            log.warning("%s; functions answer without the cache meanwhile", failure)
-        return failure
+        return parse(replies)
 
     def _confirm(self, command: Confirm) -> bool:
         if self.channel is None:
@@ -152,7 +171,7 @@ class RedisStore:
         return self._lines
 
     @property
-    def batcher(self) -> Batcher:
+    def batcher(self) -> Batcher[AsyncLines]:
         """What serves the running event loop: connections belong to one loop."""
         loop = asyncio.get_running_loop()
         batcher = self._loops.get(loop)
@@ -160,7 +179,7 @@ class RedisStore:
             for ended in filter(None, [ref() for ref in self._loops.keyrefs()]):
                 if ended.is_closed():  # its connections hold it, and would stay open for ever
                     self._loops.pop(ended, None)
-            batcher = self._loops[loop] = Batcher(self._aconnect())
+            batcher = self._loops[loop] = Batcher(AsyncLines(self._aconnect()))
         return batcher
 
     def close(self) -> None:
@@ -172,7 +191,7 @@ class RedisStore:
         """Close the running loop's connections and those of the threads."""
         batcher = self._loops.pop(asyncio.get_running_loop(), None)
         if batcher is not None:
-            await batcher.client.aclose()
+            await batcher.lines.client.aclose()
         self.close()
 
 

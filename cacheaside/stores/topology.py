@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ class Topology:
         seeds: where to ask first.
     """
 
-    def __init__(self, seeds: Iterable[Address], tick: Any = time.monotonic) -> None:
+    def __init__(self, seeds: Iterable[Address], tick: Callable[[], float] = time.monotonic) -> None:
         self._seeds = tuple(seeds)
         self._tick = tick
         self._owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
@@ -35,6 +35,7 @@ class Topology:
         self._doubted = True
         self._next_visit = 0.0
         self._failed: dict[Address, float] = {}
+        self._since: dict[Address, float] = {}
 
     def owner(self, slot: int) -> Address | None:
         return self._owners[slot]
@@ -77,6 +78,7 @@ class Topology:
     def moved(self, slot: int, address: Address) -> None:
         """A server said that this slot is elsewhere; where one has moved there may be others."""
         self._owners[slot] = address
+        self._since[address] = self._tick()
         self.doubt()
 
     def learn(self, ranges: Iterable[Any], told_by: Address) -> None:
@@ -89,7 +91,15 @@ class Topology:
                 known[address] = None
                 if number == 0:
                     owners[int(first) : int(last) + 1] = [address] * (int(last) - int(first) + 1)
+        before = set(self.primaries)
         self._owners, self._known, self._doubted = owners, tuple(known), False
+        for address in self.primaries:
+            if address not in before:
+                self._since[address] = self._tick()
+
+    def since(self, address: Address) -> float:
+        """When it was found out that this server holds slots, or more of them: it may have been a replica."""
+        return self._since.get(address, 0.0)
 
 
 def _host(raw: bytes | str | None) -> str:

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from cacheaside.connection import ServerFacts, aconnect, connect
+from cacheaside.connection import ServerFacts, aconnect, aconnect_node, connect, connect_node
+from cacheaside.stores.cluster import ClusterStore
 from cacheaside.stores.redis import RedisStore
+from cacheaside.stores.topology import Topology
+from cacheaside.testing import ClusterServer
 from cacheaside.testing.contract import KEYS, StoreContract, Wait
 from cacheaside.urls import parse_url
 from tests.aging import aged
@@ -31,3 +34,27 @@ class TestRedis(StoreContract):
     @pytest.fixture
     def wait(self, store: RedisStore) -> Wait:
         return aged(store.client)
+
+
+class TestCluster(StoreContract):
+    @pytest.fixture
+    def store(self, cluster: ClusterServer) -> Iterator[ClusterStore]:
+        endpoint = parse_url(cluster.url)
+        store = ClusterStore(
+            KEYS,
+            Topology(endpoint.hosts),
+            lambda address, told: connect_node(endpoint, address, told),
+            lambda address, told: aconnect_node(endpoint, address, told),
+            lambda address, facts: None,
+        )
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def wait(self, cluster: ClusterServer) -> Wait:
+        def wait(seconds: float) -> None:
+            for node in cluster.nodes:
+                with node.client() as client:
+                    aged(client)(seconds)
+
+        return wait

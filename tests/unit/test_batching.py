@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cacheaside.stores.batching import MOST, Batcher
+from cacheaside.stores.lines import AsyncLines
 
 
 class Client:
@@ -35,7 +36,7 @@ async def client() -> Client:
 
 @pytest.fixture
 def batcher(client: Client) -> Batcher:
-    return Batcher(client)
+    return Batcher(AsyncLines(client))
 
 
 async def turns(count: int = 5) -> None:

@@ -1,0 +1,200 @@
+"""L2 on a cluster: every key on the server that holds its slot, for threads and for event loops.
+
+What a command is in Redis is written once, in encoding.py, and where it goes in routing.py; here it is sent.
+No call has keys of two slots. A read is one round trip, to all servers concerned at once, and the reads of
+one tick of an event loop go together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
+
+from cacheaside.connection import ServerFacts, fields
+from cacheaside.engine.commands import Confirm, Fetch, Scan
+from cacheaside.keys import RawKeys
+from cacheaside.stores.batching import Batcher
+from cacheaside.stores.encoding import Encoder, check, ours
+from cacheaside.stores.lines import Values
+from cacheaside.stores.nodes import AsyncNodes, Nodes
+from cacheaside.stores.redis import RemoteStore
+from cacheaside.stores.routing import Pause, Route, dispatch, fetch, scan
+from cacheaside.stores.topology import Address, Topology
+
+T = TypeVar("T")
+
+WRITERS: Final = 50
+"""Writes of one event loop that are on their way at a time, at most: a crowd of misses waits."""
+
+Connect = Callable[[Address, Callable[[ServerFacts], None]], Any]
+
+
+class ClusterStore(RemoteStore):
+    """A Redis or Valkey cluster.
+
+    Args:
+        connect, aconnect: make a client of one server, for threads and for the running event loop, that tells
+            of what each connection learns.
+        learn: told what is known of a server, before anything that it answers.
+        index_limit: entries that a tag's list holds at most.
+    """
+
+    def __init__(
+        self,
+        keys: RawKeys,
+        topology: Topology,
+        connect: Connect,
+        aconnect: Connect,
+        learn: Callable[[Address, ServerFacts], None],
+        *,
+        index_limit: int = 10_000,
+    ) -> None:
+        super().__init__()
+        self.topology = topology
+        self._encode = Encoder(keys, self._has_ifeq, index_limit, sharded=True)
+        self._connect = connect
+        self._aconnect = aconnect
+        self._learn = learn
+        self._facts: dict[Address, ServerFacts] = {}
+        self._nodes: Nodes | None = None
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Loop] = WeakKeyDictionary()
+
+    # -- sending
+
+    def _send(self, command: Any) -> Any:
+        if type(command) is Fetch:
+            return whole(drive(fetch(self.topology, command.keys), self.nodes))
+        if type(command) is Confirm:
+            return False
+        return drive(self._route(command), self.nodes)
+
+    async def _asend(self, command: Any) -> Any:
+        loop = self.loop
+        if type(command) is Fetch:
+            return whole(await loop.batcher.fetch(command.keys))
+        if type(command) is Confirm:
+            return False
+        async with loop.batcher.turn:
+            return await adrive(self._route(command), loop.nodes)
+
+    def _route(self, command: Any) -> Route[Any]:
+        if type(command) is Scan:
+            cursor, found = yield from scan(
+                self.topology,
+                command.cursor,  # type: ignore[arg-type]
+                command.pattern,
+                command.count,
+            )
+            return cursor, [key for raw in found if (key := ours(raw)) is not None]
+        calls, parse = self._encode(command)
+        return parse((yield from dispatch(self.topology, calls)))
+
+    # -- servers
+
+    @property
+    def nodes(self) -> Nodes:
+        """The servers as threads reach them."""
+        if self._nodes is None:
+            self._nodes = Nodes(self._client(self._connect), self._again, self.topology.since)
+        return self._nodes
+
+    @property
+    def loop(self) -> Loop:
+        """The servers as the running event loop reaches them: connections belong to one loop."""
+        running = asyncio.get_running_loop()
+        loop = self._loops.get(running)
+        if loop is None:
+            for ended in filter(None, [ref() for ref in self._loops.keyrefs()]):
+                if ended.is_closed():  # its connections hold it, and would stay open for ever
+                    self._loops.pop(ended, None)
+            nodes = AsyncNodes(self._client(self._aconnect), self._again, self.topology.since)
+            loop = self._loops[running] = Loop(self.topology, nodes)
+        return loop
+
+    def _client(self, connect: Connect) -> Callable[[Address], Any]:
+        return lambda address: connect(address, lambda facts: self._met(address, facts))
+
+    def _met(self, address: Address, facts: ServerFacts) -> None:
+        self._facts[address] = facts
+        self._learn(address, facts)
+
+    def _again(self, address: Address, reply: Any) -> None:
+        """What a server says of its place in replication that a connection of old leads to."""
+        known = self._facts.get(address)
+        if known is None or isinstance(reply, Exception):
+            return
+        text = fields(reply)
+        facts = replace(known, replid=text.get("master_replid", ""), role=text.get("role", ""))
+        if facts.incarnation != known.incarnation:
+            self._met(address, facts)
+
+    def _has_ifeq(self) -> bool:
+        return bool(self._facts) and all(facts.has_ifeq for facts in list(self._facts.values()))
+
+    def close(self) -> None:
+        if self._nodes is not None:
+            self._nodes.close()
+            self._nodes = None
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections and those of the threads."""
+        loop = self._loops.pop(asyncio.get_running_loop(), None)
+        if loop is not None:
+            await loop.nodes.aclose()
+        self.close()
+
+
+class Loop:
+    """What serves one event loop."""
+
+    def __init__(self, topology: Topology, nodes: AsyncNodes) -> None:
+        self.writers = WRITERS
+        self.nodes = nodes
+        self._topology = topology
+        self.batcher: Batcher[Loop] = Batcher(self)
+
+    async def mget(self, keys: tuple[str, ...]) -> Values:
+        """The values of ``keys``, in order; an exception in the place of one that is not to be had."""
+        return await adrive(fetch(self._topology, keys), self.nodes)
+
+
+def drive(route: Route[T], nodes: Nodes) -> T:
+    """Go a route for a thread."""
+    try:
+        step = next(route)
+        while True:
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+                step = route.send(None)
+            else:
+                step = route.send(nodes.exchange(step))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def adrive(route: Route[T], nodes: AsyncNodes) -> T:
+    """``drive`` on an event loop."""
+    try:
+        step = next(route)
+        while True:
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+                step = route.send(None)
+            else:
+                step = route.send(await nodes.exchange(step))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def whole(values: list[Any]) -> Values:
+    """These values; raises what is an error among them."""
+    for value in values:
+        if isinstance(value, Exception):
+            check(value)
+    return values
