@@ -23,6 +23,7 @@ from cacheaside.engine.drive import Driver, Store
 from cacheaside.engine.write import Dropped
 from cacheaside.errors import ConfigError
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
+from cacheaside.hubs import Hub, OneServer, Shards
 from cacheaside.keys import RawKeys, check_namespace
 from cacheaside.keyspace import Key
 from cacheaside.many import cached_many_decorator
@@ -161,21 +162,19 @@ class Cache(Operations):
         elif self.endpoint is None:
             self.store = EmbeddedStore(max_bytes, clock, index_limit, tick=self.world.tick)
             self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict, clock=clock)
-        elif cluster is not None:
-            self.store = cluster
         else:
-            self.store = redis = redis_store(self, self.endpoint, index_limit)
+            remote = cluster or redis_store(self, self.endpoint, index_limit)
+            self.store = remote
             if l1_window is not None:
                 self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict, clock=clock)
                 self.near.horizon = 0.0
-                endpoint, window = self.endpoint, seconds("l1_window", l1_window)
-                self.channel = redis.channel = Channel(
-                    self.world.keys,
-                    lambda: connect(endpoint, self.learn),
-                    self.near,
-                    self.world.tick,
-                    window,
+                endpoint, window, keys = self.endpoint, seconds("l1_window", l1_window), self.world.keys
+                hub: Hub = (
+                    OneServer(keys, lambda: connect(endpoint, self.learn), window)
+                    if cluster is None
+                    else Shards(keys, cluster, BUCKETS, window)
                 )
+                self.channel = remote.channel = Channel(hub, self.near, self.world.tick, window)
                 self.driver.notices = self.channel.expect_fill
         every = None if reclaim_every is None else seconds("reclaim_every", reclaim_every)
         listed = self.endpoint is not None and index_limit

@@ -1,7 +1,7 @@
-"""The coherence channel on real servers: one thread reads the line and sends heartbeats down it.
+"""The coherence channel on real servers: one thread reads the lines and sends heartbeats down them.
 
-One thread per cache and process listens on the channel where invalidations are announced and, on the
-same connection, on a channel of its own. Every quarter of the window it sends itself a heartbeat by the
+One thread per cache and process listens on the channels where invalidations are announced and, on the
+same connections, on channels of its own. Every quarter of the window it sends itself a heartbeat by the
 write path: a script that SETs and PUBLISHes. When one comes back, everything announced before it was
 sent has been delivered, for one connection keeps the order; so L1 may be served until the moment it was
 *sent* plus the window. A dead thread, a paused process, a fork, a black hole, a demoted primary: the
@@ -15,20 +15,19 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import select
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from cacheaside.errors import CacheasideError
 from cacheaside.fork import renew_after_fork
-from cacheaside.keys import RawKeys
+from cacheaside.hubs import Hub
 from cacheaside.listener import Listener
-from cacheaside.stores.encoding import script
 from cacheaside.stores.memory import NearCache
-from cacheaside.stores.redis import asend, send, whole
 
 log = logging.getLogger("cacheaside")
 
@@ -37,13 +36,15 @@ BEATS: Final = 4
 PAUSE_FIRST: Final = 0.05
 PAUSE_LAST: Final = 1.0
 SUBSCRIBE_WITHIN: Final = 2.0
+REST_WITHIN: Final = 0.1
+"""Seconds that the rest of a message may take."""
 
 
 class Channel:
     """The listening side of one cache in one process.
 
     Args:
-        connect: makes a client for threads, as the store's.
+        hub: the servers that are listened to.
         near: what is marked, cleared and believed until its ``horizon``.
         tick: seconds of a clock that never goes back and counts while the machine sleeps.
         window: seconds that L1 may lag behind an invalidation.
@@ -51,21 +52,17 @@ class Channel:
 
     def __init__(
         self,
-        keys: RawKeys,
-        connect: Callable[[], Any],
+        hub: Hub,
         near: NearCache,
         tick: Callable[[], float],
         window: float,
     ) -> None:
-        self._keys = keys
-        self._connect = connect
+        self.hub = hub
         self._near = near
         self._tick = tick
         self.window = window
         self.listener = Listener(near, window)
         self.identity = secrets.token_hex(8)
-        self.private = f"{keys.channel(0)}:hb:{self.identity}"
-        self._public = keys.channel(0).encode()
         self._lock = threading.Lock()
         renew_after_fork(self)
         self._stop = threading.Event()
@@ -91,7 +88,6 @@ class Channel:
         self._lock = threading.Lock()
         self._thread = None
         self.identity = secrets.token_hex(8)
-        self.private = f"{self._keys.channel(0)}:hb:{self.identity}"
 
     def close(self) -> None:
         """Stop listening; L1 is off from here on."""
@@ -104,9 +100,10 @@ class Channel:
 
     # -- what others ask
 
-    def expect(self, beat: str) -> Future[bool]:
-        """A future that is done when the heartbeat named so has come back; False if the line broke."""
-        return self.listener.expect(beat)
+    def expect(self, beat: str, lines: int = 1) -> Future[bool]:
+        """A future that is done when the heartbeat named so has come back by so many lines; False if one
+        broke."""
+        return self.listener.expect(beat, lines)
 
     def forget(self, beat: str) -> None:
         self.listener.forget(beat)
@@ -129,13 +126,10 @@ class Channel:
 
     def _work(self) -> None:
         stop, pause = self._stop, PAUSE_FIRST
-        client: Any = None
         while not stop.is_set():
             began = self._tick()
             try:
-                if client is None:
-                    client = self._connect()
-                self._listen(client, stop)
+                self._listen(stop)
             except (RedisError, OSError, CacheasideError) as error:
                 log.debug("the coherence channel broke: %s", error)
             except Exception:
@@ -147,60 +141,55 @@ class Channel:
             if stop.wait(pause):
                 break
             pause = min(pause * 2, PAUSE_LAST)
-        if client is not None:
-            client.close()
+        self.hub.close()
 
-    def _listen(self, client: Any, stop: threading.Event) -> None:
-        """Subscribe, and stay on the line until it breaks."""
-        listener, pubsub = self.listener, client.pubsub()
+    def _listen(self, stop: threading.Event) -> None:
+        """Subscribe, and stay on the lines until one breaks."""
+        listener, hub = self.listener, self.hub
+        lines = hub.subscribe(self.identity)
         try:
-            listener.subscribing()
-            pubsub.subscribe(self._public, self.private)
+            listener.subscribing(len(hub.publics) + len(lines), len(lines))
             until = self._tick() + SUBSCRIBE_WITHIN
             while not listener.up:
-                if self._tick() > until or stop.is_set() or not self._hear(pubsub, 0.1):
+                if self._tick() > until or stop.is_set() or not self._hear(lines, 0.1):
                     return
             next_beat = 0.0
             while not stop.is_set():
                 now = self._tick()
                 if now >= next_beat:
-                    self.beat(client, listener.beat(now))
+                    hub.beat([listener.beat(now, line) for line in range(len(lines))])
                     next_beat = now + self.window / BEATS
-                if not self._hear(pubsub, max(0.001, next_beat - self._tick())):
+                if not self._hear(lines, max(0.001, next_beat - self._tick())):
                     return
         finally:
-            pubsub.close()
+            for line in lines:
+                line.close()
 
-    def _hear(self, pubsub: Any, timeout: float) -> bool:
-        """Pass on the next message, if one comes in time. False: the line had a gap."""
-        message = pubsub.get_message(timeout=timeout)
+    def _hear(self, lines: list[Any], timeout: float) -> bool:
+        """Pass on what comes in time. False: a line had a gap."""
+        if len(lines) == 1:
+            return self._heard(lines[0].get_message(timeout=timeout))
+        for line in readable(lines, timeout):
+            while line.connection.can_read(timeout=0):
+                if not self._heard(line.get_message(timeout=REST_WITHIN)):
+                    return False
+        return True
+
+    def _heard(self, message: Any) -> bool:
         if message is None:
             return True
-        if message["type"] != "message":  # redis-py may have subscribed again by itself, and says nothing
-            return message["type"] == "subscribe" and self.listener.confirmed()
-        if message["channel"] == self._public:
+        kind = message["type"]
+        if kind not in ("message", "smessage"):  # redis-py subscribes again by itself
+            return kind in ("subscribe", "ssubscribe") and self.listener.confirmed()
+        if message["channel"] in self.hub.publics:
             self.listener.announced(message["data"])
         else:
             self.listener.returned(message["data"])
         return True
 
-    def beat(self, client: Any, name: bytes) -> None:
-        """Send a heartbeat by the write path: a server that takes no writes sends none back."""
-        calls = self._beat_calls(name)
-        replies = send(client, calls)
-        if isinstance(replies[0], NoScriptError):
-            replies = send(client, whole(calls, [0]))
-        if isinstance(replies[0], Exception):
-            raise replies[0]
 
-    async def abeat(self, client: Any, name: bytes) -> None:
-        """``beat`` through an asyncio client."""
-        calls = self._beat_calls(name)
-        replies = await asend(client, calls)
-        if isinstance(replies[0], NoScriptError):
-            replies = await asend(client, whole(calls, [0]))
-        if isinstance(replies[0], Exception):
-            raise replies[0]
-
-    def _beat_calls(self, name: bytes) -> list[Any]:
-        return [script("beat")((self.private,), name, int(self.window * 10_000), "PUBLISH")]
+def readable(lines: list[Any], timeout: float) -> list[Any]:
+    """Those of these lines on which something has come; waits for it for so many seconds."""
+    # redis-py waits for one connection at a time, and a line must not wait for another one's messages.
+    sockets = {line.connection._sock: line for line in lines}
+    return [sockets[ready] for ready in select.select(list(sockets), [], [], timeout)[0]]

@@ -158,7 +158,7 @@ def connect_node(
     endpoint: Endpoint, address: tuple[str, int], on_connect: Callable[[ServerFacts], None]
 ) -> redis.Redis:
     """Make a client of one server of a cluster, for threads."""
-    options = _client_options(endpoint) | {
+    options: dict[str, Any] = _client_options(endpoint) | {
         "retry": Retry(NoBackoff(), 0),
         "redis_connect_func": _learner(on_connect, handshake=True),
     }
@@ -169,7 +169,7 @@ def aconnect_node(
     endpoint: Endpoint, address: tuple[str, int], on_connect: Callable[[ServerFacts], None]
 ) -> aioredis.Redis:
     """``connect_node`` for one event loop."""
-    options = _client_options(endpoint) | {
+    options: dict[str, Any] = _client_options(endpoint) | {
         "retry": AsyncRetry(NoBackoff(), 0),
         "redis_connect_func": _alearner(on_connect),
     }

@@ -5,7 +5,8 @@ were published. ``coherence.py`` reads the line on real servers; the tests read 
 
 1.  After every subscription L1 starts anew, and nothing read before it may settle: what was announced in
     the gap was not heard. A confirmation that nobody asked for is a gap as well.
-2.  A heartbeat that comes back moves the horizon to when it was *sent*, plus the window.
+2.  A heartbeat that comes back moves the horizon to when it was *sent*, plus the window. Of several lines,
+    as in a cluster, the one that is behind counts.
 3.  Heartbeats have the epoch in their names: one from before a gap may come back after it, and must not be
     taken for a newer one.
 """
@@ -13,6 +14,7 @@ were published. ``coherence.py`` reads the line on real servers; the tests read 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -28,7 +30,7 @@ from cacheaside.stores.memory import NearCache
 log = logging.getLogger("cacheaside")
 
 CHANNELS: Final = 2
-"""What is announced, and one's own heartbeats."""
+"""Of a line, at least: what is announced, and one's own heartbeats."""
 FORGET_AFTER: Final = 10
 """Windows after which a heartbeat is not waited for any more."""
 HEARD: Final = 4096
@@ -49,10 +51,11 @@ class Listener:
         self.up = False
         self._near = near
         self._unconfirmed = CHANNELS
-        self._sent: dict[bytes, float] = {}
+        self._sent: dict[bytes, tuple[float, int]] = {}
+        self._newest = [-math.inf]
         self._beats = 0
         self._lock = threading.Lock()
-        self._proofs: dict[str, Future[bool]] = {}
+        self._proofs: dict[str, tuple[Future[bool], int]] = {}
         self._fills: OrderedDict[str, tuple[Future[bool], float]] = OrderedDict()
         renew_after_fork(self)
 
@@ -64,10 +67,11 @@ class Listener:
 
     # -- what comes over the line
 
-    def subscribing(self) -> None:
-        """A subscription is asked for, of the public and the private channel at once."""
-        self._unconfirmed = CHANNELS
+    def subscribing(self, channels: int = CHANNELS, lines: int = 1) -> None:
+        """A subscription is asked for, of so many channels on so many lines at once, public and private."""
+        self._unconfirmed = channels
         self._sent.clear()
+        self._newest = [-math.inf] * lines
         self._beats = 0
 
     def confirmed(self) -> bool:
@@ -99,12 +103,12 @@ class Listener:
             waiters = [self._fills.pop(key, None) for key in (*heard.filled, *heard.keys)]
         settle(filter(None, waiters))
 
-    def beat(self, now: float) -> bytes:
+    def beat(self, now: float, line: int = 0) -> bytes:
         """The name of the heartbeat that is sent now."""
         self._beats += 1
         name = b"%d.%d" % (self.epoch, self._beats)
-        self._sent[name] = now
-        for old in [n for n, at in self._sent.items() if at < now - FORGET_AFTER * self.window]:
+        self._sent[name] = now, line
+        for old in [n for n, (at, _) in self._sent.items() if at < now - FORGET_AFTER * self.window]:
             del self._sent[old]
         return name
 
@@ -113,9 +117,18 @@ class Listener:
         sent = self._sent.pop(name, None)
         if sent is not None:
             # The older of two may come second after a retry: the horizon never goes back.
-            self._near.horizon = max(self._near.horizon, sent + self.window)
+            at, line = sent
+            self._newest[line] = max(self._newest[line], at)
+            self._near.horizon = max(self._near.horizon, min(self._newest) + self.window)
             return
-        proof = self._proofs.pop(name.decode("ascii", "replace"), None)
+        self._prove(name.decode("ascii", "replace"))
+
+    def _prove(self, name: str) -> None:
+        with self._lock:
+            proof, lines = self._proofs.pop(name, (None, 0))
+            if proof is not None and lines > 1:
+                self._proofs[name] = proof, lines - 1
+                return
         if proof is not None:
             proof.set_result(True)
 
@@ -126,19 +139,20 @@ class Listener:
             self.up = False
             proofs, self._proofs = self._proofs, {}
             fills, self._fills = self._fills, OrderedDict()
-        for proof in proofs.values():
+        for proof, _ in proofs.values():
             proof.set_result(False)
         settle(fills.values())
 
     # -- what others ask
 
-    def expect(self, name: str) -> Future[bool]:
-        """A future that is done when the heartbeat named so has come back; False if the line broke."""
+    def expect(self, name: str, lines: int = 1) -> Future[bool]:
+        """A future that is done when the heartbeat named so has come back by so many lines; False if one
+        broke."""
         proof: Future[bool] = Future()
         proof.set_running_or_notify_cancel()
         with self._lock:
             if self.up:
-                self._proofs[name] = proof
+                self._proofs[name] = proof, lines
             else:
                 proof.set_result(False)
         return proof

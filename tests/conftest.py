@@ -75,14 +75,12 @@ def clusters() -> Iterator[Callable[[str], ClusterServer]]:
 
 
 @pytest.fixture(params=list(SERVERS) or ["none"])
-def cluster(
-    request: pytest.FixtureRequest, clusters: Callable[[str], ClusterServer]
-) -> Iterator[ClusterServer]:
+def cluster(request: pytest.FixtureRequest, clusters: Callable[[str], ClusterServer]) -> ClusterServer:
     """A shared cluster, emptied, once for each kind there is. To fail one over, start your own."""
     cluster = clusters(request.param)
     for node in cluster.nodes:
         _emptied(node)
-    yield cluster
+    return cluster
 
 
 @pytest.fixture

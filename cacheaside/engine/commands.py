@@ -125,9 +125,10 @@ class Announce(Struct, frozen=True, gc=False):
 
 
 class Confirm(Struct, frozen=True, gc=False):
-    """Make sure that every announcement made before now has been heard here. Reply: bool."""
+    """Make sure that every announcement of these tags made before now has been heard here. Reply: bool."""
 
     timeout: float
+    tags: tuple[str, ...] = ()
 
 
 class Run(Struct, frozen=True, gc=False):

@@ -230,7 +230,7 @@ def prove(site: Site, names: tuple[str, ...], since: int) -> Flow[dict[str, byte
     begun: Begun = yield Begin((), tuple((world.keys.token(n), fresh(world, n)) for n in names), 0.0, life)
     tokens = yield from revived(world, names, begun.tokens, life)
     # Asked after the tokens were read: what had rotated them by then will have been heard.
-    heard: bool = yield Confirm(CONFIRM)
+    heard: bool = yield Confirm(CONFIRM, names)
     if not heard:
         return {}
     read = zip(names, tokens, strict=True)
@@ -241,7 +241,7 @@ def unmarked(site: Site, names: tuple[str, ...], since: int) -> Flow[bool]:
     """Whether this process can show that no tag was invalidated between ``since`` and now."""
     if site.witness is None:
         return False
-    heard: bool = yield Confirm(CONFIRM)
+    heard: bool = yield Confirm(CONFIRM, names)
     return heard and site.witness.unmarked(names, since)
 
 

@@ -8,6 +8,7 @@ one tick of an event loop go together.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from cacheaside.stores.encoding import Encoder, check, ours
 from cacheaside.stores.lines import Values
 from cacheaside.stores.nodes import AsyncNodes, Nodes
 from cacheaside.stores.redis import RemoteStore
-from cacheaside.stores.routing import Pause, Route, dispatch, fetch, scan
+from cacheaside.stores.routing import Pause, Route, beaten, dispatch, fetch, scan
 from cacheaside.stores.topology import Address, Topology
 
 T = TypeVar("T")
@@ -69,17 +70,44 @@ class ClusterStore(RemoteStore):
         if type(command) is Fetch:
             return whole(drive(fetch(self.topology, command.keys), self.nodes))
         if type(command) is Confirm:
-            return False
+            return self._confirm(command)
         return drive(self._route(command), self.nodes)
+
+    def _confirm(self, command: Confirm) -> bool:
+        channel, name = self.channel, secrets.token_hex(8)
+        if channel is None:
+            return False
+        beats = channel.hub.beats(name.encode(), command.tags)
+        heard = channel.expect(name, len(beats))
+        try:
+            return bool(beats) and drive(beaten(beats), self.nodes) and heard.result(command.timeout)
+        except TimeoutError:
+            return False
+        finally:
+            channel.forget(name)
 
     async def _asend(self, command: Any) -> Any:
         loop = self.loop
         if type(command) is Fetch:
             return whole(await loop.batcher.fetch(command.keys))
         if type(command) is Confirm:
-            return False
+            return await self._aconfirm(command, loop.nodes)
         async with loop.batcher.turn:
             return await adrive(self._route(command), loop.nodes)
+
+    async def _aconfirm(self, command: Confirm, nodes: AsyncNodes) -> bool:
+        channel, name = self.channel, secrets.token_hex(8)
+        if channel is None:
+            return False
+        beats = channel.hub.beats(name.encode(), command.tags)
+        heard = asyncio.wrap_future(channel.expect(name, len(beats)))
+        try:
+            if not beats or not await adrive(beaten(beats), nodes):
+                return False
+            await asyncio.wait((heard,), timeout=command.timeout)
+            return heard.done() and heard.result()
+        finally:
+            channel.forget(name)
 
     def _route(self, command: Any) -> Route[Any]:
         if type(command) is Scan:
@@ -99,8 +127,12 @@ class ClusterStore(RemoteStore):
     def nodes(self) -> Nodes:
         """The servers as threads reach them."""
         if self._nodes is None:
-            self._nodes = Nodes(self._client(self._connect), self._again, self.topology.since)
+            self._nodes = self.connected()
         return self._nodes
+
+    def connected(self) -> Nodes:
+        """The servers by connections of one's own."""
+        return Nodes(self._client(self._connect), self._again, self.topology.since)
 
     @property
     def loop(self) -> Loop:

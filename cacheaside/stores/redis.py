@@ -21,7 +21,7 @@ from cacheaside.engine.commands import Confirm, Fetch
 from cacheaside.errors import StoreUnavailable
 from cacheaside.keys import RawKeys
 from cacheaside.stores.batching import Batcher
-from cacheaside.stores.encoding import Call, Encoder
+from cacheaside.stores.encoding import Call, Encoder, check
 from cacheaside.stores.lines import AsyncLines, Lines
 
 log = logging.getLogger("cacheaside")
@@ -31,12 +31,12 @@ SILENCE: Final = 60.0
 
 
 class HeartbeatChannel(Protocol):
-    """What the store needs of coherence.py to show that it has heard every announcement."""
+    """What a store needs of coherence.py to show that it has heard every announcement."""
 
-    def expect(self, beat: str) -> Future[bool]: ...
+    @property
+    def hub(self) -> Any: ...
+    def expect(self, beat: str, lines: int = 1) -> Future[bool]: ...
     def forget(self, beat: str) -> None: ...
-    def beat(self, client: Any, name: bytes) -> None: ...
-    async def abeat(self, client: Any, name: bytes) -> None: ...
 
 
 class RemoteStore:
@@ -109,13 +109,7 @@ class RedisStore(RemoteStore):
         if type(command) is Confirm:
             return self._confirm(command)
         calls, parse = self._encode(command)
-        client = self.client
-        replies = send(client, calls)
-        undone = not_done(calls, replies)
-        if undone:
-            for i, reply in zip(undone, send(client, whole(calls, undone)), strict=True):
-                replies[i] = reply
-        return parse(replies)
+        return parse(send_all(self.client, calls))
 
     async def _asend(self, command: Any) -> Any:
         batcher = self.batcher
@@ -125,14 +119,7 @@ class RedisStore(RemoteStore):
             return await self._aconfirm(command, batcher.lines.client)
         calls, parse = self._encode(command)
         async with batcher.turn:
-            client = await batcher.lines.pooled()
-            replies = await asend(client, calls)
-            undone = not_done(calls, replies)
-            if undone:
-                again = await asend(client, whole(calls, undone))
-                for i, reply in zip(undone, again, strict=True):
-                    replies[i] = reply
-        return parse(replies)
+            return parse(await asend_all(await batcher.lines.pooled(), calls))
 
     def _confirm(self, command: Confirm) -> bool:
         if self.channel is None:
@@ -140,7 +127,7 @@ class RedisStore(RemoteStore):
         name = secrets.token_hex(8)
         heard = self.channel.expect(name)
         try:
-            self.channel.beat(self.client, name.encode())
+            check(send_all(self.client, self.channel.hub.beats(name.encode()))[0])
             return heard.result(command.timeout)
         except TimeoutError:
             return False
@@ -153,7 +140,7 @@ class RedisStore(RemoteStore):
         name = secrets.token_hex(8)
         heard = asyncio.wrap_future(self.channel.expect(name))
         try:
-            await self.channel.abeat(client, name.encode())
+            check((await asend_all(client, self.channel.hub.beats(name.encode())))[0])
             await asyncio.wait((heard,), timeout=command.timeout)
             return heard.done() and heard.result()
         finally:
@@ -193,6 +180,26 @@ class RedisStore(RemoteStore):
         if batcher is not None:
             await batcher.lines.client.aclose()
         self.close()
+
+
+def send_all(client: Any, calls: list[Call]) -> list[Any]:
+    """The replies to calls: one round trip, two if the server does not know a script."""
+    replies = send(client, calls)
+    undone = not_done(calls, replies)
+    if undone:
+        for i, reply in zip(undone, send(client, whole(calls, undone)), strict=True):
+            replies[i] = reply
+    return replies
+
+
+async def asend_all(client: Any, calls: list[Call]) -> list[Any]:
+    """``send_all`` for an asyncio client."""
+    replies = await asend(client, calls)
+    undone = not_done(calls, replies)
+    if undone:
+        for i, reply in zip(undone, await asend(client, whole(calls, undone)), strict=True):
+            replies[i] = reply
+    return replies
 
 
 def send(client: Any, calls: list[Call]) -> list[Any]:

@@ -297,3 +297,32 @@ def only(answer: Any) -> Any:
     if isinstance(reply, Exception):
         raise reply
     return reply
+
+
+def beaten(calls: dict[Address, list[Call]]) -> Route[bool]:
+    """Send heartbeats, each the last of its server's calls, without following them anywhere else.
+
+    False: one of the slots is not, or not wholly, where its line is.
+    """
+    answers: Answers = yield Exchange(calls)
+    unknown: dict[Address, list[Call]] = {}
+    for address, answer in answers.items():
+        for call, reply in zip(calls[address], whole(answer), strict=True):
+            if isinstance(reply, (AskError, TryAgainError)):  # MOVED among them
+                return False
+            if isinstance(reply, NoScriptError):
+                unknown[address] = [("EVAL", call[1].text, *call[2:])]
+            elif isinstance(reply, Exception):
+                raise reply
+    if unknown:
+        answers = yield Exchange(unknown)
+        for answer in answers.values():
+            only(answer)
+    return True
+
+
+def whole(answer: list[Any] | Exception) -> list[Any]:
+    """What a server answered; raises why it did not."""
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

@@ -1,9 +1,10 @@
-"""The whole cache on a cluster: every operation, keys and tags wherever their slots are, no command across."""
+"""The whole cache on a cluster: every operation, keys and tags wherever their slots are."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from cacheaside import Cache
 from cacheaside.testing import ClusterServer
+from cacheaside.testing.servers import wait_until
 from tests.real.test_op_counts import Wire, wire  # noqa: F401
 
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
@@ -215,3 +217,107 @@ async def test_calls_of_one_tick_are_one_round_trip_to_each_server(
         with wire.counting():
             await asyncio.gather(*(post(id % 20) for id in range(100)))
         assert wire.round_trips == 3
+
+
+# ---------------------------------------------------------------------------- L1
+
+
+def rows(cache: Cache, versions: dict[int, int]) -> Callable[[int], int]:
+    @cache.cached(ns="rows", key="row:{id}", ttl=60, tags=["row:{id}", "rows"])
+    def row(id: int) -> int:
+        return versions.get(id, 0)
+
+    return row
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_every_l1_hears_what_is_invalidated_on_any_server(whole: ClusterServer, protocol: int) -> None:
+    """By key, by tag, by pattern and by put, of thirty keys whose buckets lie on all servers."""
+    url, versions = f"{whole.url}?protocol={protocol}", dict[int, int]()
+    with Cache(url, l1_window=1) as here, Cache(url, l1_window=1) as there:
+        mine, theirs = rows(here, versions), rows(there, versions)
+        mine(0), theirs(0)
+        assert wait_until(lambda: coherent(here) and coherent(there))
+        for id in range(30):
+            writes: list[Callable[[], object]] = [
+                lambda id=id: there.invalidate(tags=[f"row:{id}"]),
+                lambda id=id: there.invalidate(keys=[f"rows:row:{id}"]),
+                lambda id=id: theirs.put(versions[id], id),
+                lambda id=id: there.delete_matching(f"rows:row:{id}"),
+            ]
+            write = writes[id % 4]
+            mine(id), mine(id)
+            before = here.stats()["namespaces"]["rows"]["hits_l1"]
+            mine(id)
+            assert here.stats()["namespaces"]["rows"]["hits_l1"] == before + 1
+            versions[id] = 1
+            write()
+            assert wait_until(lambda id=id: mine(id) == 1, 1.0)
+
+
+@both
+async def test_late_tags_are_stored_when_all_their_servers_have_been_heard(
+    whole: ClusterServer, asynchronous: bool
+) -> None:
+    async with Cache(whole.url, l1_window=1) as cache, Cache(whole.url, l1_window=1) as other:
+        loads: list[int] = []
+
+        def post(id: int) -> dict[str, int]:
+            loads.append(id)
+            return {"id": id, "author": id % 10, "topic": id % 7}
+
+        async def apost(id: int) -> dict[str, int]:
+            return post(id)
+
+        tags = ["author:{result[author]}", "topic:{result[topic]}"]
+        late: Any = cache.cached(ns="late", key="post:{id}", ttl=60, tags=tags)(
+            apost if asynchronous else post
+        )
+        await do(late(0))
+        assert await asyncio.to_thread(wait_until, lambda: coherent(cache))
+        loads.clear()
+        for id in range(20):
+            await do(late(id)), await do(late(id))
+        assert loads == list(range(20))
+        other.invalidate(tags=["author:3"])
+        cache.near.clear()  # type: ignore[union-attr]
+        loads.clear()
+        for id in range(20):
+            await do(late(id))
+        assert loads == [3, 13]
+
+
+def test_a_line_that_is_cut_turns_l1_off_until_all_are_heard_again(whole: ClusterServer) -> None:
+    """Subscribers of one server killed: what is invalidated in the gap is not served afterwards."""
+    versions: dict[int, int] = {}
+    with Cache(whole.url, l1_window=1) as here, Cache(whole.url) as there:
+        mine = rows(here, versions)
+        mine(1)
+        assert wait_until(lambda: coherent(here))
+        for version in range(1, 4):
+            node = whole.primary_of(there.world.keys.token("rows"))
+            assert mine(1) == version - 1
+            with node.client() as admin:
+                admin.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB")
+            versions[1] = version
+            there.invalidate(tags=["rows"])
+            assert wait_until(lambda version=version: mine(1) == version, 2.0)
+            assert wait_until(lambda: coherent(here))
+            assert mine(1) == version
+
+
+def test_a_paused_server_turns_l1_off_within_the_window() -> None:
+    with ClusterServer() as cluster, Cache(cluster.url, l1_window=0.4) as cache:
+        rows(cache, {})(1)
+        assert wait_until(lambda: coherent(cache))
+        for node in cluster.nodes:
+            node.pause()
+            began = time.monotonic()
+            assert wait_until(lambda: not coherent(cache), 2.0)
+            assert time.monotonic() - began < 0.6
+            node.resume()
+            assert wait_until(lambda: coherent(cache), 10.0)
+
+
+def coherent(cache: Cache) -> bool:
+    return bool(cache.stats()["l1"]["coherent"])
