@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,10 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from cacheaside.check.faults import FAULTS
-from cacheaside.check.report import as_json, markdown, verdict, words
+from cacheaside.check.report import as_json, markdown, verdict, with_table, words
 from cacheaside.check.rows import all_rows
 from cacheaside.check.run import Result, run
 from cacheaside.check.settings import MODES, Settings
+from cacheaside.errors import ConfigError
 
 FAULT_HELP = "What goes wrong meanwhile; may be repeated. One of " + ", ".join(FAULTS) + "."
 MODE_HELP = (
@@ -53,6 +55,10 @@ def check(
     everything: Annotated[
         bool, typer.Option("--all", help="Try every fault on every server here; print a Markdown table.")
     ] = False,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Put the table of --all into this Markdown file.", show_default="none"),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each check.")] = False,
 ) -> None:
     """Look for stale answers: processes read and write a versioned table through the cache, and every answer
@@ -66,6 +72,7 @@ def check(
         threads=threads, tasks=tasks, keys=keys, writes=writes, l1_window=l1_window, database=database,
         deadline=deadline, seed=seed,
     )  # fmt: skip
+    page = "" if into is None else read_page(into, everything)
     console = Console()
     results: list[Result] = []
     for each in list(all_rows(settings)) if everything else [settings]:
@@ -74,10 +81,24 @@ def check(
             console.out(as_json(results[-1]), highlight=False)
         elif not everything:
             console.print(words(results[-1]))
-    if everything and not json:
+    if everything and into is not None:
+        into.write_text(with_table(page, markdown(results)), "utf-8")
+    elif everything and not json:
         console.out(markdown(results), highlight=False)
     codes = {result.code for result in results}
     raise typer.Exit(1 if 1 in codes else max(codes))
+
+
+def read_page(into: Path, everything: bool) -> str:
+    """The page that a table is to go into, looked at before an hour is spent on it."""
+    if not everything:
+        raise ConfigError("--into takes the table that --all makes: give --all as well")
+    try:
+        page = into.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"--into must be a file that can be read: {error}") from error
+    with_table(page, "")
+    return page
 
 
 def watched(settings: Settings) -> Result:

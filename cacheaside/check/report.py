@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cacheaside.check.run import Result
 from cacheaside.check.settings import Settings
+from cacheaside.errors import ConfigError
 
 HEADINGS: Final = (
     "`cacheaside check ...`",
@@ -117,6 +118,19 @@ def markdown(results: Sequence[Result]) -> str:
     """The results as a Markdown table."""
     rows = [HEADINGS, ["---"] * 3 + ["---:"] * (len(HEADINGS) - 3), *map(cells, results)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def with_table(page: str, table: str) -> str:
+    """The page with this table in the place of the one it has. Raises ConfigError if it has none."""
+    begin = page.find(f"| {HEADINGS[0]} |")
+    if begin < 0:
+        raise ConfigError(
+            f"the page has no table that begins with {HEADINGS[0]} to put another one in its place"
+        )
+    end = begin
+    while page.startswith("|", end):
+        end = page.find("\n", end) + 1 or len(page)
+    return page[:begin] + table + "\n" + page[end:]
 
 
 def cells(result: Result) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from cacheaside import ConfigError, cli
 from cacheaside.check.analysis import Findings
 from cacheaside.check.faults import FAULTS
-from cacheaside.check.report import as_json, markdown, verdict
+from cacheaside.check.report import as_json, markdown, verdict, with_table
 from cacheaside.check.rows import all_rows
 from cacheaside.check.run import Result
 from cacheaside.check.settings import MODES, Settings
@@ -220,3 +220,32 @@ def test_a_table_has_a_cell_for_each_heading() -> None:
     assert len({line.count("|") for line in lines}) == 1
     assert "`--server redis --fault eviction`" in lines[2]
     assert "1,234" in lines[2]
+
+
+def test_a_table_takes_the_place_of_the_one_that_a_page_has(tmp_path: Path) -> None:
+    old, new = markdown([a_result(), a_result()]), markdown([a_result(gets=1234)])
+    assert with_table(f"before\n\n{old}\n\nafter\n", new) == f"before\n\n{new}\n\nafter\n"
+    assert with_table(f"before\n\n{old}", new) == f"before\n\n{new}\n"
+    with pytest.raises(ConfigError, match="has no table"):
+        with_table("| another | table |\n", new)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--into", "PAGE"), "give --all as well"),
+        (("--all", "--into", "NOWHERE"), "a file that can be read"),
+        (("--all", "--into", "PAGE"), "the page has no table"),
+    ],
+)
+def test_a_page_for_the_table_is_looked_at_before_the_checks(
+    arguments: tuple[str, ...],
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "PAGE").write_text("no table here")
+    monkeypatch.chdir(tmp_path)
+    assert run_main(monkeypatch, "check", *arguments) == 2
+    assert complaint in capsys.readouterr().err
