@@ -4,7 +4,7 @@ PYTHON ?= python3
 VERSIONS := 3.11 3.12 3.13
 PYTEST := -m pytest -n auto -m "not soak and not benchmark"
 
-.PHONY: help test test-all $(VERSIONS:%=test-%) check demo bench soak clean
+.PHONY: help test test-all $(VERSIONS:%=test-%) check demo bench soak reliability clean
 
 help:
 	@echo "make test       the tests, on real servers, in .venv"
@@ -14,6 +14,7 @@ help:
 	@echo "make demo       the demonstration"
 	@echo "make bench      timings"
 	@echo "make soak       long runs"
+	@echo "make reliability  the check under every fault, a minute each; its table goes into the docs"
 	@echo "make clean      remove what the others have made"
 
 test: .venv/test.stamp
@@ -44,6 +45,10 @@ bench: .venv/test.stamp .venv/bench.stamp
 
 soak: .venv/test.stamp
 	@.venv/bin/python -m pytest -m soak -s
+	@.venv/bin/cacheaside check --all --seconds 60
+
+reliability: .venv/test.stamp
+	@.venv/bin/cacheaside check --all --seconds 60 --into docs/reliability.md
 
 clean:
 	rm -rf .venv $(VERSIONS:%=.env-%) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -13,9 +13,12 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import pytest
+import typer
 
 import cacheaside
 from cacheaside import Cache, decorators, default
+from cacheaside.check.settings import FAULTS
+from cacheaside.cli import make_app
 from cacheaside.codecs import codec_for
 from cacheaside.operations import Operations
 from cacheaside.options import CachedOptions, ManyOptions, UpdatesOptions
@@ -145,11 +148,44 @@ def test_shell_blocks_use_make_targets_and_extras_that_exist() -> None:
                 seen += 1
                 if command[0] == "make":
                     assert set(command[1:]) <= targets, f"{page}: {line}"
+                elif command[0] == "cacheaside":
+                    parse_command(command[1:])
                 else:
                     assert command[:2] == ["pip", "install"], f"{page}: {line}"
                     named = {e for found in re.findall(r"\[([\w,]+)\]", line) for e in found.split(",")}
                     assert named <= extras, f"{page}: {line}"
     assert seen
+
+
+def commands() -> dict[str, Any]:
+    group: Any = typer.main.get_command(make_app())
+    return dict(group.commands)
+
+
+def parse_command(words: list[str]) -> None:
+    """Raise click's error for a command or an option that does not exist."""
+    commands()[words[0]].make_context(words[0], list(words[1:]))
+
+
+def test_every_command_and_option_is_in_the_reference_with_its_default() -> None:
+    text = (REFERENCE / "command-line.md").read_text("utf-8")
+    found = commands()
+    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == list(found)
+    for name, command in found.items():
+        section = re.split(rf"^## {name}$", text, flags=re.MULTILINE)[1].split("\n## ")[0]
+        rows = dict(re.findall(r"^\| `(--[\w-]+)` \| (.+?) \|", section, re.MULTILINE))
+        options = {p.opts[0]: p.default for p in command.params if p.param_type_name == "option"}
+        assert set(rows) == set(options), name
+        for option, known in options.items():
+            if isinstance(known, (int, float, str)) and not isinstance(known, bool):
+                assert rows[option] == (f"`{known}`" if isinstance(known, str) else f"`{known:g}`")
+        assert command.help
+
+
+def test_every_fault_of_the_check_is_in_its_how_to() -> None:
+    text = (ROOT / "docs" / "how-to" / "check.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.+?) \|", text, re.MULTILINE))
+    assert {name: fault.summary for name, fault in FAULTS.items()} == rows
 
 
 def anchor(heading: str) -> str:
