@@ -1,4 +1,4 @@
-"""Faults of a primary and its replica under a sentinel: it dies while the replica lags, or is handed over."""
+"""Faults of a primary and its replica under a sentinel."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import random
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
-
-from redis.exceptions import ResponseError
 
 from cacheaside.check.faults import Act, fault
 from cacheaside.check.history import clock
@@ -73,27 +71,3 @@ def sentinel_failover(arena: Arena, rng: random.Random) -> Act:
         primary.start()
         yield from until("following", partial(is_synced, primary))
         arena.strike("sentinel-failover", f"{primary.port} is back and follows")
-
-
-@fault("fail-back", "the primary is handed over to its replica and back, again and again", "sentinel")
-def fail_back(arena: Arena, rng: random.Random) -> Act:
-    group = cast("ReplicaSet", arena.group)
-    # Or it would look for an old primary to be turned into a replica only every ten seconds.
-    ask(group.sentinel, "SENTINEL", "DEBUG", "publish-period", 100, "info-period", 100)
-    while True:
-        yield rng.uniform(0.3, 1.0)
-        primary, replica = roles(group)
-        yield from until("a hand-over", partial(hand_over, group))
-        yield from until("a promotion", partial(is_primary, replica))
-        arena.strike("fail-back", f"{replica.port} is promoted")
-        yield from until("following", partial(is_synced, primary))
-        arena.strike("fail-back", f"{primary.port} follows")
-
-
-def hand_over(group: ReplicaSet) -> bool:
-    """Ask for a failover without a reason; a sentinel may want to look around first."""
-    try:
-        ask(group.sentinel, "SENTINEL", "FAILOVER", "main")
-    except ResponseError:
-        return False
-    return True

@@ -25,8 +25,8 @@ SMALL: dict[str, Any] = {"processes": 2, "threads": 2, "tasks": 2, "keys": 48, "
 CROWDED = {"keys": 12, "writes": 400}
 """Loads and writes of a row meet often."""
 KINDS = list(available())
-LONG = {"sentinel-failover": 4.0, "fail-back": 4.0}
-"""Seconds for faults that take their time."""
+LONG = {"sentinel-failover": 4.0}
+"""Seconds, for faults that take their time."""
 OWN = [name for name, fault in FAULTS.items() if fault.needs not in ("", "proxy")]
 GUEST = [name for name, fault in FAULTS.items() if fault.needs in ("", "proxy")]
 
