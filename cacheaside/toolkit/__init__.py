@@ -5,6 +5,7 @@ from __future__ import annotations
 from cacheaside.errors import LockTimeout, RateLimited
 from cacheaside.keyspace import DeclaredKey, Key, Keyspace
 from cacheaside.toolkit.lock import Held, Lock
+from cacheaside.toolkit.presence import Page, Presence
 from cacheaside.toolkit.rate_limited import rate_limited
 from cacheaside.toolkit.ratelimit import Decision, RateLimiter
 from cacheaside.toolkit.sessions import Session, SessionStore
@@ -21,6 +22,8 @@ __all__ = [
     "Keyspace",
     "Lock",
     "LockTimeout",
+    "Page",
+    "Presence",
     "RateLimited",
     "RateLimiter",
     "RefreshToken",

@@ -33,7 +33,7 @@ def log(room: Room, keys: tuple[str, ...], args: tuple[int, ...]) -> list[int]:
     (key,) = keys
     counting, cost = args[:2]
     times: list[int] = room.get(key) or []
-    now = max(micro(room), times[-1] if times else 0)
+    now = micro(room)
     rows: list[tuple[int, int, int]] = []
     allowed = True
     for limit, window in pairs(args):
@@ -46,7 +46,8 @@ def log(room: Room, keys: tuple[str, ...], args: tuple[int, ...]) -> list[int]:
     if allowed and counting:
         longest = max(window for _, window in pairs(args))
         del times[: bisect_right(times, now - longest)]
-        times.extend([now] * cost)
+        at = bisect_right(times, now)  # at the end, unless the clock was set back
+        times[at:at] = [now] * cost
         room.set(key, times, longest / 1e6)
         rows = [(left - cost, window, 0) for (left, _, _), (_, window) in zip(rows, pairs(args), strict=True)]
     return answer(allowed, rows)

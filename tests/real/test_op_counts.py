@@ -13,7 +13,7 @@ import redis.connection as connection
 from msgspec import Struct
 
 from cacheaside import Cache
-from cacheaside.toolkit import RateLimiter
+from cacheaside.toolkit import Presence, RateLimiter
 
 
 class Wire:
@@ -320,3 +320,30 @@ async def test_a_lock_is_one_command_to_take_and_one_to_give_back(redis_url, wir
             await do(lock.arelease() if asynchronous else lock.release())
         assert wire.names == ["EVALSHA"] * 2
         assert wire.round_trips == 2
+
+
+@both
+async def test_presence_is_two_commands_to_write_and_one_to_read(redis_url, wire, asynchronous):
+    async with Cache(redis_url) as cache:
+        presence = Presence(cache)
+
+        async def call(name, *args):
+            return await do(getattr(presence, f"a{name}" if asynchronous else name)(*args))
+
+        for name in ("online", "heartbeat", "offline", "is_online", "connections"):
+            await call(name, "somebody else")
+        for name, args, commands in (
+            ("online", ("ann", 1), 2),
+            ("heartbeat", ("ann", 1), 2),
+            ("heartbeat", ("nobody", 1), 1),
+            ("is_online", ("ann",), 1),
+            ("connections", ("ann",), 1),
+            ("who", (), 1),
+            ("count", (), 1),
+            ("offline", ("ann", 1), 2),
+        ):
+            if name in ("who", "count"):
+                await call(name)
+            with wire.counting():
+                await call(name, *args)
+            assert wire.names == ["EVALSHA"] * commands, name

@@ -6,7 +6,6 @@ local function text(number) return string.format('%.0f', number) end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local newest = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2] or '-1')
-if newest > now then now = newest end -- the clock was set back
 local cost = tonumber(ARGV[2])
 
 local answer, allowed, longest = { 1 }, true, 0
@@ -33,7 +32,7 @@ if not allowed then
 elseif ARGV[1] == '1' then
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now - longest))
   local stamp, first, members = text(now), 0, {}
-  if newest == now then first = redis.call('ZCOUNT', KEYS[1], stamp, stamp) end
+  if newest >= now then first = redis.call('ZCOUNT', KEYS[1], stamp, stamp) end
   for i = first, first + cost - 1 do
     members[#members + 1] = stamp
     members[#members + 1] = stamp .. '-' .. i

@@ -1,0 +1,51 @@
+"""Who is online, on real servers and by their clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from cacheaside import Cache
+from cacheaside.testing import Server
+from cacheaside.toolkit import Presence
+
+PATIENCE = 30.0
+
+
+async def test_connections_come_stay_and_end(redis_url: str) -> None:
+    async with Cache(redis_url) as cache:
+        presence = Presence(cache, ttl=0.3)
+        assert await presence.aonline("ann", "phone")
+        assert not presence.online("ann", "laptop")
+        assert presence.online("bob")
+        assert presence.connections("ann") == ["phone", "laptop"]
+        assert sorted((await presence.awho()).users) == ["ann", "bob"]
+        assert not presence.offline("ann", "phone")
+        begin = time.monotonic()
+        while presence.is_online("bob"):
+            assert time.monotonic() < begin + PATIENCE
+            await presence.aonline("ann", "laptop")
+            await asyncio.sleep(0.02)
+        assert time.monotonic() - begin < 2
+        assert presence.is_online("ann")
+        assert (presence.count(), presence.who().users) == (1, ["ann"])
+        assert presence.offline("ann")
+        assert presence.count() == 0
+        assert not presence.heartbeat("ann", "laptop")
+
+
+def test_pages_of_a_large_index_hold_everybody(redis_url: str, server: Server) -> None:
+    """Above 128 entries a server keeps a sorted set in another way, and scans it in pages."""
+    with Cache(redis_url) as cache, server.client() as client:
+        presence = Presence(cache)
+        for user in range(300):
+            presence.online(user)
+        page, seen, pages = presence.who(count=20), list[str](), 1
+        while page.cursor is not None:
+            seen += page.users
+            page, pages = presence.who(page.cursor, 20), pages + 1
+        seen += page.users
+        assert set(seen) == {str(user) for user in range(300)}
+        assert pages > 5
+        assert presence.count() == 300
+        assert all(0 < client.pttl(key) <= 120_001 for key in client.scan_iter())
