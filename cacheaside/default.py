@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import Any, Final, Unpack, overload
 
 from cacheaside.cache import Cache
@@ -53,17 +54,33 @@ def configure(url: str | Cache | None = None, **settings: Any) -> Cache:
     Functions that were called before are bound anew at their next call. The cache that was the default
     until now is not closed: its owner may be using it still.
     """
-    global _cache
     if isinstance(url, Cache) and settings:
         raise TypeError(f"a ready Cache takes no settings: {', '.join(settings)}")
     cache = url if isinstance(url, Cache) else Cache(url, **settings)
+    _replace(cache)
+    return cache
+
+
+@contextmanager
+def as_default(cache: Cache) -> Generator[Cache]:
+    """Make it the default cache for a block, as a test does; then the one before is, or there is none."""
+    old = _replace(cache)
+    try:
+        yield cache
+    finally:
+        _replace(old)
+
+
+def _replace(cache: Cache | None) -> Cache | None:
+    """Make another cache, or none yet, the default; the one that was."""
+    global _cache
     with _turn.lock:
         old, _cache = _cache, cache
     if old is not None:
         for plan in list(old.bound_here):
             if plan.default:
                 plan.unbind()
-    return cache
+    return old
 
 
 @overload
