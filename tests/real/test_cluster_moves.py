@@ -1,0 +1,183 @@
+"""A cluster in motion: slots that move and primaries that fail over, while readers and writers go on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from cacheaside import Cache
+from cacheaside.testing import ClusterServer
+from tests.conftest import SERVERS
+
+KINDS = list(SERVERS) or ["none"]
+IDS = range(12)
+
+
+class Versions:
+    """A table of versions, who has been told what, and when."""
+
+    def __init__(self) -> None:
+        self.versions = dict.fromkeys(IDS, 0)
+        self.acknowledged = {id: [(0.0, 0)] for id in IDS}
+        self.answers: list[tuple[float, int, int]] = []
+        self.loads = 0
+        self.refused = 0
+
+    def reader(self, cache: Cache) -> Callable[[int], int]:
+        @cache.cached(ns="rows", key="row:{id}", ttl=60, tags=["row:{id}"])
+        def row(id: int) -> int:
+            self.loads += 1
+            return self.versions[id]
+
+        return row
+
+    def areader(self, cache: Cache) -> Callable[[int], Any]:
+        @cache.cached(ns="rows", key="row:{id}", ttl=60, tags=["row:{id}"])
+        async def row(id: int) -> int:
+            self.loads += 1
+            return self.versions[id]
+
+        return row
+
+    def write(self, cache: Cache, id: int) -> None:
+        """A new version, invalidated by tag or by key in turn."""
+        self.versions[id] += 1
+        version = self.versions[id]
+        what: dict[str, Any] = {"tags": [f"row:{id}"]} if version % 2 else {"keys": [f"rows:row:{id}"]}
+        if cache.invalidate(**what):
+            self.acknowledged[id].append((time.monotonic(), version))
+        else:
+            self.refused += 1
+
+    def stale(self, lag: float = 0.0) -> list[tuple[float, int, int, int]]:
+        """Answers older than what had been acknowledged ``lag`` seconds before their call began."""
+        found: list[tuple[float, int, int, int]] = []
+        for began, id, version in self.answers:
+            times = self.acknowledged[id]
+            newest = times[bisect_right(times, (began - lag, 10**9)) - 1][1]
+            if version < newest:
+                found.append((began, id, version, newest))
+        return found
+
+
+@contextmanager
+def traffic(versions: Versions, url: str, **options: Any) -> Iterator[list[BaseException]]:
+    """Two threads and a loop that read, and a writer, until the block ends; what they raised."""
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def noted(work: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                errors.append(error)
+
+        return run
+
+    def read() -> None:
+        with Cache(url, **options) as cache:
+            row = versions.reader(cache)
+            while not stop.is_set():
+                for id in IDS:
+                    began = time.monotonic()
+                    versions.answers.append((began, id, row(id)))
+
+    def aread() -> None:
+        async def one(row: Callable[[int], Any], id: int) -> None:
+            began = time.monotonic()
+            versions.answers.append((began, id, await row(id)))
+
+        async def main() -> None:
+            async with Cache(url, **options) as cache:
+                row = versions.areader(cache)
+                while not stop.is_set():
+                    await asyncio.gather(*(one(row, id) for id in IDS))
+
+        asyncio.run(main())
+
+    def write() -> None:
+        with Cache(url, invalidation_timeout=10, **options) as cache:
+            while not stop.is_set():
+                for id in IDS:
+                    versions.write(cache, id)
+                    stop.wait(0.002)
+
+    threads = [threading.Thread(target=noted(work)) for work in (read, read, aread, write)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield errors
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+
+
+def hits(url: str) -> bool:
+    """Whether L2 serves every row: a second look loads nothing."""
+    versions = Versions()
+    with Cache(url) as cache:
+        row = versions.reader(cache)
+        for id in IDS:
+            row(id)
+        versions.loads = 0
+        for id in IDS:
+            row(id)
+    return versions.loads == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_slots_move_under_load(kind: str) -> None:
+    """Of values and of tags, slowly, a key at a time: nobody is answered stale, and nobody with an error."""
+    with ClusterServer(kind) as cluster:
+        versions = Versions()
+        with traffic(versions, cluster.url) as errors:
+            with Cache(cluster.url) as cache:
+                names = [cache.world.keys.value("rows:row:1"), cache.world.keys.token("row:2")]
+            moved = 0
+            for _ in range(2):
+                for name in names:
+                    source = cluster.primary_of(name)
+                    target = cluster.nodes[(cluster.nodes.index(source) + 1) % 3]
+                    move = cluster.move(name, target)
+                    for _ in range(4):
+                        time.sleep(0.05)
+                        moved += len(move.keys(1))
+                    move.finish()
+                    time.sleep(0.1)
+        print(f"{len(versions.answers)} answers, {versions.loads} loads, {moved} keys moved under them")
+        assert not errors
+        assert not versions.stale()
+        assert not versions.refused
+        assert moved
+        assert hits(cluster.url)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_slots_of_buckets_move_under_load_with_l1(kind: str) -> None:
+    """What is published by the server that a slot goes to is not heard meanwhile: L1 is off, not wrong."""
+    window = 0.5
+    with ClusterServer(kind) as cluster:
+        versions = Versions()
+        with traffic(versions, cluster.url, l1_window=window) as errors:
+            with Cache(cluster.url) as cache:
+                names = [cache.world.keys.token(f"row:{id}") for id in (1, 2, 3)]
+            for name in names:
+                source = cluster.primary_of(name)
+                move = cluster.move(name, next(n for n in cluster.nodes if n is not source))
+                for _ in range(4):
+                    time.sleep(0.2)
+                    move.keys(1)
+                move.finish()
+                time.sleep(1.0)
+        assert not errors
+        assert not versions.stale(window + 0.02)
+        assert hits(cluster.url)
