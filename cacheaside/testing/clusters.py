@@ -53,6 +53,12 @@ class ClusterServer(Group):
         ask(replica, "CLUSTER FAILOVER", *how.split())
         settle("the promotion", lambda: _info(replica)["role"] == "master")
 
+    def lag(self, replica: Server) -> None:
+        """Have a replica hear no more of its primary: a password that is wrong keeps it away."""
+        ask(replica, "CONFIG", "SET", "masteruser", "nobody", "masterauth", "wrong")
+        ask(replica, "CLIENT", "KILL", "TYPE", "master")
+        settle("the lag", lambda: _info(replica)["master_link_status"] == "down")
+
     def move(self, key: str, to: Server) -> Move:
         """Begin to move the slot of ``key`` to another primary; nothing has moved yet."""
         return Move(self, key_slot(key.encode()), self.primary_of(key), to)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from cacheaside import Cache
-from cacheaside.testing import ClusterServer
+from cacheaside.testing import ClusterServer, Server
+from cacheaside.testing.servers import wait_until
 from tests.conftest import SERVERS
 
 KINDS = list(SERVERS) or ["none"]
@@ -180,4 +181,88 @@ def test_slots_of_buckets_move_under_load_with_l1(kind: str) -> None:
                 time.sleep(1.0)
         assert not errors
         assert not versions.stale(window + 0.02)
+        assert hits(cluster.url)
+
+
+# ---------------------------------------------------------------------------- failovers
+
+
+def kept_apart(cluster: ClusterServer, cache: Cache) -> tuple[int, Server, Server]:
+    """A row whose value and whose tag live on two servers: it, and they."""
+    for id in range(100):
+        value, tag = cache.world.keys.value(f"rows:row:{id}"), cache.world.keys.token(f"row:{id}")
+        if cluster.primary_of(value) is not cluster.primary_of(tag):
+            return id, cluster.primary_of(value), cluster.primary_of(tag)
+    raise AssertionError("all on one server")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lost", ["tag", "key"])
+def test_what_a_failover_forgets_does_not_revive_a_value(kind: str, lost: str) -> None:
+    """A rotation or a deletion is confirmed, the primary dies, and its replica has not heard of it."""
+    with ClusterServer(kind, replicas=1) as cluster, Cache(cluster.url) as cache, Cache(cluster.url) as late:
+        id, of_value, of_tag = kept_apart(cluster, cache)
+        versions = Versions()
+        versions.versions[id] = 1
+        row, again = versions.reader(cache), versions.reader(late)
+        assert row(id) == row(id) == 1
+        primary = of_tag if lost == "tag" else of_value
+        replica = cluster.replica_of(primary)
+        assert wait_until(lambda: in_step(primary, replica))
+        cluster.lag(replica)
+        versions.versions[id] = 2
+        assert cache.invalidate(
+            **({"tags": [f"row:{id}"]} if lost == "tag" else {"keys": [f"rows:row:{id}"]})
+        )
+        primary.kill()
+        assert wait_until(lambda: cluster.primary_of("x") is not None and promoted(replica), 20)
+        assert row(id) == again(id) == 2
+        with Cache(cluster.url) as fresh:
+            assert versions.reader(fresh)(id) == 2
+        assert wait_until(lambda: hits(cluster.url), 5.0)
+        versions.loads = 0
+        assert wait_until(lambda: bool(row(id) and again(id)) and versions.loads < 9)
+        versions.loads = 0
+        assert row(id) == again(id) == 2
+        assert versions.loads == 0
+
+
+def in_step(primary: Server, replica: Server) -> bool:
+    with primary.client() as one, replica.client() as other:
+        return bool(
+            one.info("replication")["master_repl_offset"] == other.info("replication")["slave_repl_offset"]
+        )
+
+
+def promoted(server: Server) -> bool:
+    with server.client() as client:
+        return bool(
+            client.info("replication")["role"] == "master"
+            and client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_primaries_are_handed_over_and_die_under_load(kind: str) -> None:
+    """Handed over and back, then killed: never stale, and served again without a restart of anybody."""
+    with ClusterServer(kind, replicas=1) as cluster:
+        versions = Versions()
+        with traffic(versions, cluster.url) as errors:
+            time.sleep(0.3)
+            primary = cluster.nodes[0]
+            replica = cluster.replica_of(primary)
+            for node in (replica, primary):
+                cluster.promote(node)
+                time.sleep(0.5)
+            primary.kill()
+            assert wait_until(lambda: promoted(replica), 20)
+            time.sleep(0.5)
+            before = versions.loads
+            time.sleep(0.5)
+            served = len(versions.answers)
+        print(f"{len(versions.answers)} answers, {versions.loads} loads, {versions.refused} unacknowledged")
+        assert not errors
+        assert not versions.stale()
+        assert before
+        assert served
         assert hits(cluster.url)
