@@ -182,6 +182,8 @@ class Cache(Operations):
         self.counts: dict[str, Counts] = {}
         self.codecs: dict[bytes, ValueCodec] = {}
         self.bound_here: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.parts: weakref.WeakSet[Any] = weakref.WeakSet()
+        """What is closed with the cache: brokers and the like."""
         self._mode: ContextVar[Mode | None] = ContextVar(f"cacheaside_mode_{id(self)}", default=None)
         self._direct: dict[tuple[float, bytes], Site] = {}
         self._typed: dict[Any, ValueCodec] = {}
@@ -333,6 +335,8 @@ class Cache(Operations):
 
     def close(self) -> None:
         """Wait for background refreshes, five seconds at most, and close all connections of threads."""
+        for part in list(self.parts):
+            part.close()
         self.reclaimer.close()
         if self.channel is not None:
             self.channel.close()
@@ -345,6 +349,8 @@ class Cache(Operations):
 
     async def aclose(self) -> None:
         """``close`` from an event loop: also ends its background tasks and its connections."""
+        for part in list(self.parts):
+            await part.aclose()
         await self.driver.aclose()
         aclose = getattr(self.store, "aclose", None)
         if aclose is not None:

@@ -40,6 +40,10 @@ class InvalidationNotAcknowledged(CacheasideError):
     """Redis did not confirm an invalidation before the deadline; entries may be served until their TTL."""
 
 
+class QueueOverflow(CacheasideError):
+    """More messages were waiting for a handler than its queue holds, and its policy is to be closed then."""
+
+
 class RateLimited(CacheasideError):
     """A limiter refused a call of a function under ``@rate_limited``; ``decision`` says when to come back."""
 

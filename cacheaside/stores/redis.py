@@ -169,6 +169,10 @@ class RedisStore(RemoteStore):
             batcher = self._loops[loop] = Batcher(AsyncLines(self._aconnect()))
         return batcher
 
+    def connect(self) -> Any:
+        """A client of one's own for threads; whoever asks closes it."""
+        return self._connect()
+
     def close(self) -> None:
         if self._lines is not None:
             self._lines.close()

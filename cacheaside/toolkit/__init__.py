@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from cacheaside.errors import LockTimeout, RateLimited
+from cacheaside.errors import RateLimited
 from cacheaside.keyspace import DeclaredKey, Key, Keyspace
+from cacheaside.toolkit.broker import Broker, Subscription
 from cacheaside.toolkit.lock import Held, Lock
+from cacheaside.toolkit.messages import Message
 from cacheaside.toolkit.presence import Page, Presence
 from cacheaside.toolkit.rate_limited import rate_limited
 from cacheaside.toolkit.ratelimit import Decision, RateLimiter
@@ -14,14 +16,14 @@ from cacheaside.toolkit.warm_round import WarmReport
 from cacheaside.toolkit.warming import Warmer
 
 __all__ = [
-    "Blacklist",
+    "Broker",
     "Decision",
     "DeclaredKey",
-    "Held",
     "Key",
     "Keyspace",
     "Lock",
     "LockTimeout",
+    "Message",
     "Page",
     "Presence",
     "RateLimited",
@@ -30,6 +32,7 @@ __all__ = [
     "RefreshTokens",
     "Session",
     "SessionStore",
+    "Subscription",
     "WarmReport",
     "Warmer",
     "rate_limited",
