@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cacheaside.errors import RateLimited
+from cacheaside.errors import LockTimeout, RateLimited
 from cacheaside.keyspace import DeclaredKey, Key, Keyspace
 from cacheaside.toolkit.broker import Broker, Subscription
 from cacheaside.toolkit.lock import Held, Lock
@@ -16,9 +16,11 @@ from cacheaside.toolkit.warm_round import WarmReport
 from cacheaside.toolkit.warming import Warmer
 
 __all__ = [
+    "Blacklist",
     "Broker",
     "Decision",
     "DeclaredKey",
+    "Held",
     "Key",
     "Keyspace",
     "Lock",

@@ -9,7 +9,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from cacheaside.codecs import ValueCodec
 from cacheaside.errors import ConfigError
@@ -26,7 +26,7 @@ OnError = Callable[[Exception, str, "Message[Any] | None"], object]
 OnGap = Callable[[str], object]
 Steps = Generator[Callable[[], object], Any, T]
 
-COUNTERS: Final = ("received", "handled", "failed", "unparsable", "dropped", "gaps")
+COUNTERS: Final[tuple[str, ...]] = ("received", "handled", "failed", "unparsable", "dropped", "gaps")
 SAID: Final = 256
 """Handlers whose trouble is logged, each kind of it once; it is counted for all."""
 
@@ -137,7 +137,8 @@ class Calls:
 
 def awaits(fn: Any) -> bool:
     """Whether calling it gives something to await; also for objects with an async ``__call__``."""
-    return is_async(fn) or inspect.iscoroutinefunction(getattr(cast("type[Any]", type(fn)), "__call__", None))  # noqa: B004
+    kind = fn.__class__
+    return is_async(fn) or inspect.iscoroutinefunction(kind.__call__)
 
 
 def place(error: BaseException) -> str:
