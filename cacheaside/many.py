@@ -249,6 +249,8 @@ class ManyHandles(_Face):
 
     def _cacheaside(self) -> tuple[Batch, tuple[Any, ...]]:
         batch = self._self_batch  # of the function, where wrapt looks for what a bound one does not have
+        if batch.kind not in (Kind.METHOD, Kind.CLASSMETHOD):  # one that is bound may have been decorated
+            return batch, ()
         receiver = getattr(self.__wrapped__, "__self__", None)
         return batch, () if receiver is None else (receiver,)
 

@@ -191,18 +191,20 @@ class Round:
 
     def _made(self, job: Job, chunk: list[Any], tally: Tally) -> tuple[Any, list[Call]]:
         """What names the items of a batch, and the calls that it stands for."""
+        with_ids = None
         if job.batch is not None:
             given, with_ids = job.batch.split(*job.bound, chunk)
-            wanted = job.batch.listed(given)
-            return (wanted, with_ids), [job.plan.call(*with_ids(one)) for one in wanted]
+            chunk = job.batch.listed(given)
         calls: list[Call] = []
+        made: list[Any] = []
         for one in chunk:
             try:
-                args, kwargs = as_arguments(one)
-                calls.append(job.plan.call(job.bound + args, kwargs))
+                args, kwargs = as_arguments(one) if with_ids is None else with_ids(one)
+                calls.append(job.plan.call(args if with_ids else job.bound + args, kwargs))
+                made.append(one)
             except Exception as error:  # arguments that the function does not take, or that make no key
                 tally.fail(error)
-        return None, calls
+        return (made, with_ids), calls
 
     def _lacking(
         self, site: Site, calls: list[Call], tally: Tally, need: float

@@ -410,3 +410,17 @@ def test_late_tags_of_a_batch_are_proven_together(cache: Cache) -> None:
     assert asked == ["Fetch", "Begin", "Begin", "Confirm", "Commit"]
     cache.invalidate(tags=["author:1"])
     assert [find.peek(id) for id in (0, 1, 2)] == [0, MISSING, 2]
+
+
+def test_the_handles_of_a_decorated_bound_method_take_what_it_takes(cache: Cache) -> None:
+    class Repository:
+        def find(self, ids: list[int]) -> dict[int, int]:
+            return {n: -n for n in ids}
+
+    find = cache.cached_many(ns="bound", key="{id}")(Repository().find)
+    assert find([1, 2]) == {1: -1, 2: -2}
+    assert find.key(1) == "bound:1"
+    assert find.peek(2) == -2
+    assert find.warm([3]) == 1
+    assert find.invalidate([1])
+    assert not find.peek(1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cacheaside import Cache, ConfigError
+from cacheaside import Cache, ConfigError, KeyTemplateError
 from cacheaside.engine.commands import Sleep
 from cacheaside.errors import StoreUnavailable
 from cacheaside.testing import FakeClock
@@ -228,6 +228,15 @@ async def test_a_store_that_goes_away_ends_the_round_with_what_failed(
     assert isinstance(report.error, StoreUnavailable)
     assert report.failed == 2
     assert report.warmed == (2 if left == 5 else 0)
+
+
+async def test_an_id_that_makes_no_key_fails_alone(any_cache: Cache, posts: Posts) -> None:
+    warmer = Warmer(any_cache)
+    warmer.add(posts.find, [1, frozenset(), 2])
+    report = await run(warmer, posts.find)
+    assert numbers(report) == (2, 0, 1, 0)
+    assert isinstance(report.error, KeyTemplateError)
+    assert posts.asked == [[1, 2]]
 
 
 async def test_a_methods_rounds_have_its_object(any_cache: Cache) -> None:
