@@ -16,16 +16,19 @@ import cachetools
 
 from cacheaside.codecs import NO_ANNOTATION, ValueCodec, codec_for
 from cacheaside.coherence import Channel
-from cacheaside.connection import ServerFacts, aconnect, aconnect_node, connect, connect_node
+from cacheaside.connection import aconnect_node, connect_node
 from cacheaside.decorators import cached_decorator
 from cacheaside.engine.call import Site
 from cacheaside.engine.drive import Driver, Store
 from cacheaside.engine.write import Dropped
 from cacheaside.errors import ConfigError
+from cacheaside.events import Event, Events
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
 from cacheaside.hubs import Hub, OneServer, Shards
+from cacheaside.incarnation import FailoverMode, check_mode
 from cacheaside.keys import RawKeys, check_namespace
 from cacheaside.keyspace import Key
+from cacheaside.link import Link, OwnStoreLink, endpoint_within, weakly
 from cacheaside.many import cached_many_decorator
 from cacheaside.metrics import observe
 from cacheaside.names import key_names, tag_names
@@ -37,12 +40,12 @@ from cacheaside.stats import Counts
 from cacheaside.stores.cluster import ClusterStore
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
-from cacheaside.stores.redis import RedisStore
+from cacheaside.stores.redis import RemoteStore
 from cacheaside.stores.s3fifo import S3FIFOCache
 from cacheaside.stores.topology import Topology
 from cacheaside.telemetry import Telemetry
 from cacheaside.transactions import Mutating, Transaction
-from cacheaside.urls import Endpoint, parse_url
+from cacheaside.urls import TIMEOUT, Endpoint, parse_url
 from cacheaside.world import ClusterWorld, ProcessWorld
 from cacheaside.writers import invalidates_decorator, updates_decorator
 
@@ -83,6 +86,13 @@ class Cache(Operations):
         index_limit: the most entries listed per tag for ``tag_keys`` and reclaiming; 0 turns lists off.
         reclaim_every: seconds between the rounds of a thread that frees what tags have invalidated in
             Redis, from their lists; None leaves it to the ttl. The embedded store frees what it needs.
+        timeout: the most seconds that one call waits for Redis in all, connecting included; loads and
+            waits for other callers' loads are not counted. ``?timeout=`` in the URL goes before it.
+        failover: what is believed of a Redis that was restarted or took over from another: ``"strict"``
+            nothing from before, ``"replay"`` everything once this process has repeated its last minute of
+            invalidations, ``"trust"`` everything, ``"auto"`` replay after a promotion and else strict.
+        on_event: told what happens to the connection, as an ``Event``; must be quick, for it is called
+            wherever that is found out.
         invalidation_timeout: seconds that an invalidation is repeated for before it counts as
             unacknowledged.
         on_unacknowledged: what an invalidation does then: ``"return"`` a receipt that is false, or
@@ -110,6 +120,9 @@ class Cache(Operations):
         compress_above: int | None = 1024,
         index_limit: int = 10_000,
         reclaim_every: Seconds | None = 60,
+        timeout: Seconds = TIMEOUT,
+        failover: FailoverMode = "auto",
+        on_event: Callable[[Event], Any] | None = None,
         invalidation_timeout: Seconds = 2,
         on_unacknowledged: str = "return",
         trace_keys: bool = False,
@@ -139,43 +152,54 @@ class Cache(Operations):
         self.invalidation_timeout = seconds("invalidation_timeout", invalidation_timeout)
         self.raise_unacknowledged = on_unacknowledged == "raise"
         self.telemetry = Telemetry(keys=trace_keys)
-        self.driver = Driver(spans=self.telemetry)
-        self.endpoint = endpoint_of(url) if store is None else None
+        self.events = Events(on_event)
+        self.endpoint = endpoint_of(url, seconds("timeout", timeout)) if store is None else None
+        self.driver = Driver(spans=self.telemetry, timeout=self.endpoint.wait if self.endpoint else None)
+        mode = check_mode(failover)
         world: dict[str, Any] = {
             "clock": clock,
             "compress_above": compress_above,
             "max_value": max_value,
             "index_limit": index_limit,
+            "recent": self.endpoint is not None and mode != "trust",
         }
         cluster = None
         if self.endpoint is not None and self.endpoint.cluster:
-            self.world, cluster = clustered(self.endpoint, prefix, index_limit, world)
+            self.world, cluster = clustered(self.endpoint, prefix, index_limit, world, self.events)
         else:
             self.world = ProcessWorld(RawKeys(prefix), **world)
         self.l1_entries = l1_entries
         self.near: NearCache | None = None
         self.channel: Channel | None = None
-        self.facts: ServerFacts | None = None
         self.store: Store
+        self.link: Link | OwnStoreLink
+        remote: RemoteStore | None = cluster
+        if self.endpoint is None or cluster is not None:
+            present = weakly(self._present_store)
+            self.link = OwnStoreLink(present, self.world, self.events, self.driver.timeout)
+        else:
+            self.link = Link(self.endpoint, self.world, mode, self.events, index_limit)
+            remote = self.link.store
         if store is not None:
             self.store = store
-        elif self.endpoint is None:
+        elif remote is None:
             self.store = EmbeddedStore(max_bytes, clock, index_limit, tick=self.world.tick)
             self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict, clock=clock)
         else:
-            remote = cluster or redis_store(self, self.endpoint, index_limit)
             self.store = remote
             if l1_window is not None:
                 self.near = NearCache(l1_entries, l1_max_bytes, l1_max_value, evict, clock=clock)
                 self.near.horizon = 0.0
-                endpoint, window, keys = self.endpoint, seconds("l1_window", l1_window), self.world.keys
+                window, keys = seconds("l1_window", l1_window), self.world.keys
                 hub: Hub = (
-                    OneServer(keys, lambda: connect(endpoint, self.learn), window)
-                    if cluster is None
-                    else Shards(keys, cluster, BUCKETS, window)
+                    OneServer(keys, self.link.client, window)
+                    if isinstance(self.link, Link)
+                    else Shards(keys, cast(ClusterStore, remote), BUCKETS, window)
                 )
-                self.channel = remote.channel = Channel(hub, self.near, self.world.tick, window)
+                self.channel = Channel(hub, self.near, self.world.tick, window, self.events.tell)
+                remote.channel = self.channel
                 self.driver.notices = self.channel.expect_fill
+        self.link.near = self.near
         every = None if reclaim_every is None else seconds("reclaim_every", reclaim_every)
         listed = self.endpoint is not None and index_limit
         self.reclaimer = Reclaimer(self.reclaim, every if listed else None)
@@ -328,16 +352,15 @@ class Cache(Operations):
 
     # -- lifetime
 
-    def learn(self, facts: ServerFacts) -> None:
-        """Told by every new connection, before its first command."""
-        self.facts = facts
-        self.world.learn_incarnation(facts.incarnation)
+    def _present_store(self) -> Store:
+        return self.store
 
     def close(self) -> None:
         """Wait for background refreshes, five seconds at most, and close all connections of threads."""
         for part in list(self.parts):
             part.close()
         self.reclaimer.close()
+        self.link.recovery.close()
         if self.channel is not None:
             self.channel.close()
         self.driver.close()
@@ -402,23 +425,13 @@ class Namespace:
         return await self.cache.aclear(self.ns)
 
 
-def endpoint_of(url: str | None) -> Endpoint | None:
-    """Where Redis is; None for the embedded store."""
+def endpoint_of(url: str | None, timeout: float) -> Endpoint | None:
+    """Where Redis is and for how long a call waits for it; None for the embedded store."""
     if url is None:
         url = os.environ.get("CACHEASIDE_URL") or EMBEDDED
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f'url must be a string such as "redis://localhost:6379/0", not {url!r}')
-    return None if url == EMBEDDED else parse_url(url)
-
-
-def redis_store(cache: Cache, endpoint: Endpoint, index_limit: int) -> RedisStore:
-    return RedisStore(
-        cache.world.keys,
-        lambda: connect(endpoint, cache.learn),
-        lambda: aconnect(endpoint, cache.learn),
-        has_ifeq=lambda: cache.facts is not None and cache.facts.has_ifeq,
-        index_limit=index_limit,
-    )
+    return None if url == EMBEDDED else endpoint_within(parse_url(url), timeout)
 
 
 def eviction_policy(wanted: Any) -> Evict:
@@ -438,7 +451,7 @@ def check_size(name: str, value: Any, *, least: int) -> None:
 
 
 def clustered(
-    endpoint: Endpoint, prefix: str, index_limit: int, options: dict[str, Any]
+    endpoint: Endpoint, prefix: str, index_limit: int, options: dict[str, Any], events: Events
 ) -> tuple[ClusterWorld, ClusterStore]:
     """What a cache works with on a cluster."""
     keys, topology = RawKeys(prefix, BUCKETS), Topology(endpoint.hosts)
@@ -450,5 +463,8 @@ def clustered(
         lambda address, told: aconnect_node(endpoint, address, told),
         lambda address, facts: world.learn_server(address, facts.incarnation),
         index_limit=index_limit,
+        timeout=endpoint.wait,
+        events=events,
+        secrets=endpoint.secrets,
     )
     return world, store

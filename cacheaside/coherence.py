@@ -24,6 +24,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from cacheaside.errors import CacheasideError
+from cacheaside.events import EventName
 from cacheaside.fork import renew_after_fork
 from cacheaside.hubs import Hub
 from cacheaside.listener import Listener
@@ -38,6 +39,8 @@ PAUSE_LAST: Final = 1.0
 SUBSCRIBE_WITHIN: Final = 2.0
 REST_WITHIN: Final = 0.1
 """Seconds that the rest of a message may take."""
+SILENT: Final = 2.0
+"""Seconds without a heartbeat of one's own, four windows at least, after which the line is made anew."""
 
 
 class Channel:
@@ -48,6 +51,7 @@ class Channel:
         near: what is marked, cleared and believed until its ``horizon``.
         tick: seconds of a clock that never goes back and counts while the machine sleeps.
         window: seconds that L1 may lag behind an invalidation.
+        tell: told when L1 may be believed from now on, and when no longer.
     """
 
     def __init__(
@@ -56,8 +60,11 @@ class Channel:
         near: NearCache,
         tick: Callable[[], float],
         window: float,
+        tell: Callable[[EventName, str], None] = lambda name, message: None,
     ) -> None:
         self.hub = hub
+        self._tell = tell
+        self._coherent = False
         self._near = near
         self._tick = tick
         self.window = window
@@ -136,6 +143,8 @@ class Channel:
                 log.exception("the coherence channel failed")
             finally:
                 self.listener.broken()
+                if not stop.is_set():
+                    self._notice()
             if self._tick() - began > 5:
                 pause = PAUSE_FIRST
             if stop.wait(pause):
@@ -153,9 +162,12 @@ class Channel:
             while not listener.up:
                 if self._tick() > until or stop.is_set() or not self._hear(lines, 0.1):
                     return
-            next_beat = 0.0
+            next_beat, began = 0.0, self._tick()
             while not stop.is_set():
                 now = self._tick()
+                self._notice()
+                if now - max(began, self._near.horizon - self.window) > max(SILENT, BEATS * self.window):
+                    return  # a line may be dead without a word
                 if now >= next_beat:
                     hub.beat([listener.beat(now, line) for line in range(len(lines))])
                     next_beat = now + self.window / BEATS
@@ -164,6 +176,16 @@ class Channel:
         finally:
             for line in lines:
                 line.close()
+
+    def _notice(self) -> None:
+        """Say it when L1 may be believed, or may not any more."""
+        coherent = self._near.horizon > self._tick()
+        if coherent != self._coherent:
+            self._coherent = coherent
+            if coherent:
+                self._tell("coherent", "L1 hears of every invalidation and is served")
+            else:
+                self._tell("incoherent", "L1 may have missed invalidations and is not served")
 
     def _hear(self, lines: list[Any], timeout: float) -> bool:
         """Pass on what comes in time. False: a line had a gap."""

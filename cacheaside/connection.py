@@ -1,8 +1,8 @@
 """Clients of Redis, and the facts that each new connection learns about its server.
 
-A client made here fails fast (one second, no retry: whether to try again is decided by who calls) and tells
-``on_connect`` about the server before the first command goes out on every connection it opens. A restart or
-a failover always breaks connections, so no command can reach a server that was not looked at.
+A client made here fails fast (half a second, no retry: whether to try again is decided by who calls) and
+tells ``on_connect`` about the server before the first command goes out on every connection it opens. A
+restart or a failover always breaks connections, so no command can reach a server that was not looked at.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import blake2b
 from importlib import metadata
@@ -25,12 +25,13 @@ from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.driver_info import DriverInfo
-from redis.exceptions import RedisClusterException, ResponseError
+from redis.exceptions import NoPermissionError, RedisClusterException, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from cacheaside.errors import ConfigError
+from cacheaside.sockets import PUNCTUAL, PunctualSocket
 from cacheaside.urls import Endpoint
 
 _SECTIONS: Final = ("server", "replication")
@@ -41,8 +42,10 @@ _TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 class ServerFacts:
     """What a server says about itself; all defaults where it does not say (INFO forbidden or unknown).
 
-    ``replid`` is its ``master_replid``, ``replid2`` its ``master_replid2`` ("" for none), and ``role`` is
-    "master" or "slave", as Redis words it.
+    ``replid`` is its ``master_replid``, ``replid2`` its ``master_replid2`` ("" for none), ``role`` is
+    "master" or "slave" and ``mode`` "standalone", "cluster" or "sentinel", as Redis words it. ``uptime`` is
+    seconds since its process was started, and ``again`` whether it was learnt by a connection that was open
+    before and had been lost.
     """
 
     version: tuple[int, ...] = (7, 0)
@@ -51,6 +54,9 @@ class ServerFacts:
     replid: str = ""
     replid2: str = ""
     role: str = ""
+    mode: str = ""
+    uptime: float = field(default=0.0, compare=False)
+    again: bool = field(default=False, compare=False)
 
     @property
     def has_ifeq(self) -> bool:
@@ -63,6 +69,9 @@ class ServerFacts:
         if not self.run_id:
             return bytes(8)
         return blake2b((self.run_id + self.replid).encode(), digest_size=8).digest()
+
+
+OnConnect = Callable[[ServerFacts], None]
 
 
 def parse_info(info: Mapping[str, object]) -> ServerFacts:
@@ -85,6 +94,8 @@ def parse_info(info: Mapping[str, object]) -> ServerFacts:
         # "No predecessor" is forty zeros, which redis-py's info() turns into the number 0.
         replid2=replid2 if replid2.strip("0") else "",
         role=text.get("role", ""),
+        mode=text.get("redis_mode") or text.get("server_mode", ""),
+        uptime=float(text.get("uptime_in_seconds", "0")),
     )
 
 
@@ -93,6 +104,25 @@ def fields(reply: object) -> dict[str, str]:
     text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
     pairs = (line.partition(":") for line in text.splitlines())
     return {name: value for name, colon, value in pairs if colon}
+
+
+def fit(endpoint: Endpoint, facts: ServerFacts) -> ServerFacts:
+    """The same facts. Raises ConfigError where the URL names another kind of server."""
+    if facts.mode == "sentinel":
+        raise ConfigError(f"{endpoint.safe} is a sentinel: write redis+sentinel://host:port/service")
+    if facts.mode == "cluster" and not endpoint.cluster:
+        raise ConfigError(f"{endpoint.safe} is a node of a cluster: write redis+cluster://host:port")
+    if facts.mode == "standalone" and endpoint.cluster:
+        raise ConfigError(f"{endpoint.safe} is a single server, not a cluster: write redis://host:port")
+    return facts
+
+
+def is_silence(error: ResponseError) -> bool:
+    """Whether a server does not say what it is: INFO is forbidden, renamed or unknown (fakeredis).
+
+    Any other error (BUSY, LOADING) is not about INFO: it may say so later.
+    """
+    return isinstance(error, NoPermissionError) or "unknown" in str(error).lower()
 
 
 def facts_of(client: redis.Redis | RedisCluster) -> ServerFacts:
@@ -104,8 +134,9 @@ def facts_of(client: redis.Redis | RedisCluster) -> ServerFacts:
     for section in _SECTIONS:
         try:
             info |= cast("Any", client).info(section)
-        except ResponseError:
-            continue
+        except ResponseError as error:
+            if not is_silence(error):
+                raise
     return parse_info(info)
 
 
@@ -115,12 +146,13 @@ async def afacts_of(client: aioredis.Redis | AsyncRedisCluster) -> ServerFacts:
     for section in _SECTIONS:
         try:
             info |= await cast("Any", client).info(section)
-        except ResponseError:
-            continue
+        except ResponseError as error:
+            if not is_silence(error):
+                raise
     return parse_info(info)
 
 
-def connect(endpoint: Endpoint, on_connect: Callable[[ServerFacts], None]) -> redis.Redis | RedisCluster:
+def connect(endpoint: Endpoint, on_connect: OnConnect) -> redis.Redis | RedisCluster:
     """Make a client for threads. ``on_connect`` is told about the server on every new connection, before the
     first command; an error it raises reaches the caller of that command.
 
@@ -131,7 +163,7 @@ def connect(endpoint: Endpoint, on_connect: Callable[[ServerFacts], None]) -> re
     options = _client_options(endpoint)
     if endpoint.cluster:
         nodes = [cast("Any", ClusterNode)(host, port) for host, port in endpoint.hosts]
-        options["redis_connect_func"] = _learner(on_connect, handshake=False)
+        options["redis_connect_func"] = _learner(endpoint, on_connect, handshake=False)
         try:
             return RedisCluster(startup_nodes=nodes, retry=Retry(NoBackoff(), 0), **options)
         except RedisClusterException as error:
@@ -139,7 +171,7 @@ def connect(endpoint: Endpoint, on_connect: Callable[[ServerFacts], None]) -> re
     options |= {
         "db": endpoint.db,
         "retry": Retry(NoBackoff(), 0),
-        "redis_connect_func": _learner(on_connect, handshake=True),
+        "redis_connect_func": _learner(endpoint, on_connect, handshake=True),
     }
     if endpoint.sentinel:
         sentinel: Any = cast("Any", Sentinel)(
@@ -151,37 +183,40 @@ def connect(endpoint: Endpoint, on_connect: Callable[[ServerFacts], None]) -> re
     if endpoint.scheme == "unix":
         return redis.Redis(unix_socket_path=endpoint.path, **options)
     ((host, port),) = endpoint.hosts
-    return redis.Redis(host=host, port=port, **options)
+    return _punctual(redis.Redis(host=host, port=port, **options))
 
 
-def connect_node(
-    endpoint: Endpoint, address: tuple[str, int], on_connect: Callable[[ServerFacts], None]
-) -> redis.Redis:
+def connect_node(endpoint: Endpoint, address: tuple[str, int], on_connect: OnConnect) -> redis.Redis:
     """Make a client of one server of a cluster, for threads."""
     options: dict[str, Any] = _client_options(endpoint) | {
         "retry": Retry(NoBackoff(), 0),
-        "redis_connect_func": _learner(on_connect, handshake=True),
+        "redis_connect_func": _learner(endpoint, on_connect, handshake=True),
     }
-    return redis.Redis(host=address[0], port=address[1], **options)
+    return _punctual(redis.Redis(host=address[0], port=address[1], **options))
 
 
-def aconnect_node(
-    endpoint: Endpoint, address: tuple[str, int], on_connect: Callable[[ServerFacts], None]
-) -> aioredis.Redis:
+def aconnect_node(endpoint: Endpoint, address: tuple[str, int], on_connect: OnConnect) -> aioredis.Redis:
     """``connect_node`` for one event loop."""
     options: dict[str, Any] = _client_options(endpoint) | {
         "retry": AsyncRetry(NoBackoff(), 0),
-        "redis_connect_func": _alearner(on_connect),
+        "redis_connect_func": _alearner(endpoint, on_connect),
+        "socket_timeout": None,  # its commands are bounded by asyncio.timeout
     }
     return aioredis.Redis(host=address[0], port=address[1], **options)
 
 
 def aconnect(
-    endpoint: Endpoint, on_connect: Callable[[ServerFacts], None]
+    endpoint: Endpoint, on_connect: OnConnect, *, punctual: bool = False
 ) -> aioredis.Redis | AsyncRedisCluster:
-    """Make a client for one event loop: as ``connect``, but nothing is sent before the first command."""
+    """Make a client for one event loop: as ``connect``, but nothing is sent before the first command.
+
+    ``punctual`` is for who bounds its commands with ``asyncio.timeout``: redis-py's own timers, several for
+    each command, are left out.
+    """
     options = _client_options(endpoint)
-    learner = _alearner(on_connect)
+    if punctual:
+        options["socket_timeout"] = None
+    learner = _alearner(endpoint, on_connect)
     if endpoint.cluster:
         nodes = [AsyncClusterNode(host, port) for host, port in endpoint.hosts]
         cluster = _AsyncCluster(startup_nodes=nodes, retry=AsyncRetry(NoBackoff(), 0), **options)
@@ -201,20 +236,31 @@ def aconnect(
     return aioredis.Redis(host=host, port=port, **options)
 
 
-def _learner(on_connect: Callable[[ServerFacts], None], *, handshake: bool) -> Callable[[Any], None]:
+def _punctual(client: redis.Redis) -> redis.Redis:
+    """The same client, whose connections are made in time."""
+    pool: Any = client.connection_pool
+    pool.connection_class = PUNCTUAL[pool.connection_class]
+    return client
+
+
+def _learner(endpoint: Endpoint, on_connect: OnConnect, *, handshake: bool) -> Callable[[Any], None]:
     def learn(connection: Any) -> None:
         try:
+            connection._sock = PunctualSocket(connection._sock, connection.socket_timeout)
             if handshake:
                 connection.on_connect()
+            else:  # done already, with the socket as it was
+                connection._parser.on_connect(connection)
             for section in _SECTIONS:
                 connection.send_command("INFO", section)
             info: dict[str, str] = {}
             for _ in _SECTIONS:
                 try:
                     info |= fields(connection.read_response())
-                except ResponseError:
-                    continue
-            on_connect(parse_info(info))
+                except ResponseError as error:
+                    if not is_silence(error):
+                        raise
+            on_connect(_met(connection, fit(endpoint, parse_info(info))))
         except BaseException:
             # redis-py closes the socket for its own errors only; after another one the pool would hand out
             # a connection whose server nobody has looked at.
@@ -224,7 +270,7 @@ def _learner(on_connect: Callable[[ServerFacts], None], *, handshake: bool) -> C
     return learn
 
 
-def _alearner(on_connect: Callable[[ServerFacts], None]) -> Callable[[Any], Any]:
+def _alearner(endpoint: Endpoint, on_connect: OnConnect) -> Callable[[Any], Any]:
     async def learn(connection: Any) -> None:
         try:
             await connection.on_connect()
@@ -234,14 +280,22 @@ def _alearner(on_connect: Callable[[ServerFacts], None]) -> Callable[[Any], Any]
             for _ in _SECTIONS:
                 try:
                     info |= fields(await connection.read_response())
-                except ResponseError:
-                    continue
-            on_connect(parse_info(info))
+                except ResponseError as error:
+                    if not is_silence(error):
+                        raise
+            on_connect(_met(connection, fit(endpoint, parse_info(info))))
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
 
     return learn
+
+
+def _met(connection: Any, facts: ServerFacts) -> ServerFacts:
+    """What a connection has learnt, and whether it is not its first server."""
+    again = getattr(connection, "cacheaside_met", False)
+    connection.cacheaside_met = True
+    return replace(facts, again=True) if again else facts
 
 
 def _client_options(endpoint: Endpoint) -> dict[str, Any]:
@@ -264,8 +318,8 @@ def _sentinel_options(endpoint: Endpoint) -> dict[str, Any]:
 
 def _hop_options(endpoint: Endpoint) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "socket_timeout": endpoint.timeout,
-        "socket_connect_timeout": endpoint.connect_timeout,
+        "socket_timeout": endpoint.wait,
+        "socket_connect_timeout": endpoint.connect_wait,
         "protocol": endpoint.protocol,
         "legacy_responses": False,
         "driver_info": DriverInfo().add_upstream_driver("cacheaside", _version()),

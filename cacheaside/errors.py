@@ -33,7 +33,14 @@ class WaitTimeout(CacheasideError, TimeoutError):
 
 
 class StoreUnavailable(CacheasideError, ConnectionError):
-    """Redis did not answer: refused, timed out, or replied that it cannot serve."""
+    """Redis did not answer: refused, timed out, or replied that it cannot serve.
+
+    ``away`` is for how many seconds it has not answered, 0 if that is not known; ``answered`` is true if it
+    did answer and refused.
+    """
+
+    away: float = 0.0
+    answered: bool = False
 
 
 class InvalidationNotAcknowledged(CacheasideError):

@@ -13,15 +13,17 @@ from weakref import WeakSet
 from cacheaside.codecs import ValueCodec, codec_for
 from cacheaside.coherence import Channel
 from cacheaside.engine.call import Call, Site
-from cacheaside.engine.commands import Announce, Flow, Members, Scan, Sizes, Sleep
-from cacheaside.engine.direct import Found, expire, find, put_values
+from cacheaside.engine.commands import Flow, Members, Scan, Sizes, Sleep
+from cacheaside.engine.direct import BATCH, Found, drop_matching, expire, find, put_values
 from cacheaside.engine.drive import Driver, Store
 from cacheaside.engine.read import alone, read, read_only
 from cacheaside.engine.write import Dropped, Receipt, invalidate
 from cacheaside.entry import NEGATIVE
 from cacheaside.errors import CodecError, ConfigError, InvalidationNotAcknowledged, StoreUnavailable
+from cacheaside.events import Events
 from cacheaside.keys import tag_name
 from cacheaside.keyspace import DeclaredKey
+from cacheaside.link import Link, OwnStoreLink
 from cacheaside.missing import MISSING
 from cacheaside.names import check_key, key_names, tag_names
 from cacheaside.policy import Seconds, make_policy, seconds
@@ -36,7 +38,6 @@ log = logging.getLogger("cacheaside")
 
 T = TypeVar("T")
 
-BATCH: Final = 500
 DIRECT: Final = "(direct)"
 """Stands in the place of a namespace where operations are counted."""
 MANY: Final = 256
@@ -51,6 +52,8 @@ class Flows:
     """What ``Operations`` is made of; ``Cache`` brings what it works with."""
 
     world: ProcessWorld
+    link: Link | OwnStoreLink
+    events: Events
     telemetry: Telemetry
     driver: Driver
     store: Store
@@ -229,10 +232,11 @@ class Flows:
             return receipt
         self.unacknowledged += 1
         message = (
-            f"not acknowledged after {receipt.attempts} attempts in {self.invalidation_timeout:g} s: "
-            f"keys {list(receipt.keys)}, tags {list(receipt.tags)}; entries may be served until their ttl"
+            f"not acknowledged after {receipt.attempts} attempts: keys {list(receipt.keys)}, tags "
+            f"{list(receipt.tags)}; it is sent again until it is, and until then other processes may be "
+            "answered with what it drops"
         )
-        log.error("an invalidation was %s", message)
+        self.events.complain("unacknowledged", "unacknowledged", f"an invalidation was {message}")
         if self.raise_unacknowledged:
             raise InvalidationNotAcknowledged(message)
         return receipt
@@ -240,41 +244,15 @@ class Flows:
     def _delete_matching(self, pattern: str, progress: Callable[[int], None] | None) -> Flow[Dropped]:
         if not isinstance(pattern, str) or not pattern:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f'pattern must be a string such as "posts:feed:*", not {pattern!r}')
-        if self.near is not None:
-            self.near.clear(pattern)
-        dropped = 0
-        try:
-            yield Announce(patterns=(pattern,))
-            cursor: object = None
-            while True:
-                cursor, found = yield Scan(self.world.keys.value(pattern), cursor, BATCH)
-                # Companions and tokens begin with a brace: they are not values.
-                keys = [self.world.keys.strip(k) for k in dict.fromkeys(found) if not k.startswith("{")]
-                for batch in (tuple(keys[n : n + BATCH]) for n in range(0, len(keys), BATCH)):
-                    receipt = yield from invalidate(
-                        self.world, self.near, batch, (), timeout=self.invalidation_timeout
-                    )
-                    if not receipt:
-                        raise StoreUnavailable("the store stopped answering")
-                    dropped += len(batch)
-                    if progress is not None:
-                        progress(dropped)
-                if cursor is None:
-                    break
-            # Again: an L1 may have been given meanwhile what stood in L2 until just now.
-            yield Announce(patterns=(pattern,))
-        except StoreUnavailable as error:
-            return self._incomplete(pattern, dropped, error)
-        finally:
-            if self.near is not None:
-                self.near.clear(pattern)
-        return Dropped(dropped)
-
-    def _incomplete(self, pattern: str, dropped: int, error: StoreUnavailable) -> Dropped:
+        dropped, error = yield from drop_matching(
+            self.world, self.near, pattern, timeout=self.invalidation_timeout, progress=progress
+        )
+        if error is None:
+            return Dropped(dropped)
         self._counted().unavailable += 1
         self.unacknowledged += 1
-        message = f"dropping {pattern!r} ended after {dropped} keys, and there may be more: {error}"
-        log.error(message)
+        message = f"dropping {pattern!r} ended after {dropped} keys, and is begun again: {error}"
+        self.events.complain("unacknowledged pattern", "unacknowledged", message)
         if self.raise_unacknowledged:
             raise InvalidationNotAcknowledged(message) from error
         return Dropped(dropped, complete=False)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from time import monotonic
 from typing import Any, TypeVar, overload
 
+from cacheaside.engine.commands import Fetch
 from cacheaside.engine.direct import reclaim
+from cacheaside.engine.read import ask
 from cacheaside.engine.write import Dropped, Receipt
 from cacheaside.flows import Flows, Named
 from cacheaside.keys import tag_name
 from cacheaside.missing import MISSING, Missing
 from cacheaside.names import check_key, everything, key_names, tag_names
 from cacheaside.policy import Seconds, seconds
+from cacheaside.status import Health, health_of, stats_of
 
 log = logging.getLogger("cacheaside")
 
@@ -317,21 +321,20 @@ class Operations(Flows):
         return await self.arun(self._explain(check_key(key)), "explain")
 
     def stats(self) -> dict[str, Any]:
-        """Counters of this process, by namespace, and the state of L1."""
-        near = self.near
-        return {
-            "namespaces": {ns: counts.snapshot() for ns, counts in list(self.counts.items())},
-            "l1": {
-                "on": near is not None and self.l1_entries > 0,
-                "coherent": near is not None and near.horizon > self.world.tick(),
-                "epoch": self.channel.epoch if self.channel else 0,
-                "horizon_age": self.channel.horizon_age if self.channel else 0.0,
-                "entries": len(near.entries) if near else 0,
-                "bytes": near.size if near else 0,
-                "evictions": near.evictions if near else 0,
-            },
-            "flights": len(self.world.flights),
-            "invalidations": self.invalidations,
-            "unacknowledged": self.unacknowledged,
-            "bad_data": {f"{ns}: {reason}": n for (ns, reason), n in self.world.troubles.items()},
-        }
+        """Counters of this process, by namespace, and the state of L1 and of the store."""
+        return stats_of(self)
+
+    def ping(self) -> float:
+        """Seconds that a round trip to the store takes; raises StoreUnavailable when it does not answer."""
+        began = monotonic()
+        self.run(ask(Fetch((self.link.a_key(),))), "ping")
+        return monotonic() - began
+
+    async def aping(self) -> float:
+        began = monotonic()
+        await self.arun(ask(Fetch((self.link.a_key(),))), "ping")
+        return monotonic() - began
+
+    def health(self) -> Health:
+        """How this process stands with its store, as it knows without asking it."""
+        return health_of(self)

@@ -11,6 +11,8 @@ from urllib.parse import quote, unquote
 
 from cacheaside.errors import ConfigError
 
+TIMEOUT: Final = 0.5
+"""Seconds that a call waits for Redis in all, if nobody says anything else."""
 SCHEMES: Final = (
     "redis",
     "rediss",
@@ -26,8 +28,8 @@ SCHEMES: Final = (
 class Endpoint:
     """What a URL says: where the servers are and how to speak to them. Its repr shows no secret.
 
-    ``timeout`` and ``connect_timeout`` are seconds; ``protocol`` is the RESP version, 2 or 3;
-    ``max_connections`` bounds one client's pool (in a cluster: for each node).
+    ``timeout`` and ``connect_timeout`` are seconds, the latter never more than the first; ``protocol`` is the
+    RESP version, 2 or 3; ``max_connections`` bounds one client's pool (in a cluster: for each node).
     """
 
     scheme: str
@@ -39,8 +41,8 @@ class Endpoint:
     service: str = ""
     sentinel_username: str | None = None
     sentinel_password: str | None = None
-    timeout: float = 1.0
-    connect_timeout: float = 1.0
+    timeout: float | None = None
+    connect_timeout: float | None = None
     protocol: int = 3
     max_connections: int = 100
     client_name: str | None = None
@@ -48,6 +50,27 @@ class Endpoint:
     ssl_cert_reqs: str = "required"
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
+
+    @property
+    def wait(self) -> float:
+        """Seconds to wait for a reply."""
+        return self.timeout or TIMEOUT
+
+    @property
+    def connect_wait(self) -> float:
+        """Seconds to wait for a connection."""
+        return min(self.connect_timeout or self.wait, self.wait)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown, as it is and as it is written in a URL."""
+        words = filter(None, (self.password, self.sentinel_password, self._lone_name))
+        return tuple({form for word in words for form in (word, quote(word, safe=""))})
+
+    @property
+    def _lone_name(self) -> str | None:
+        """A user without a password: often a password whose colon was forgotten."""
+        return None if self.password else self.username
 
     @property
     def tls(self) -> bool:
@@ -70,8 +93,7 @@ class Endpoint:
         if self.username and self.password:
             login = f"{quote(self.username)}:***@"
         else:
-            # A lone user name is often a password whose colon was forgotten.
-            login = "***@" if self.username or self.password else ""
+            login = "***@" if self._lone_name or self.password else ""
         if self.scheme == "unix":
             return f"unix://{login}{self.path}" + (f"?db={self.db}" if self.db else "")
         hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)

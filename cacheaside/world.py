@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from cacheaside.compression import pack, unpack
 from cacheaside.engine.flights import Flights
 from cacheaside.entry import NO_INCARNATION, NONCE
 from cacheaside.fork import renew_after_fork
+from cacheaside.journal import Journal
 from cacheaside.keys import RawKeys
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class ProcessWorld:
         compress_above: payloads above this many bytes are compressed; None is never.
         max_value: payloads above this many bytes are answered and not stored.
         index_limit: entries listed per tag, 0 for no lists.
+        recent: whether the journal keeps what was confirmed, for servers that may lose it.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ProcessWorld:
         compress_above: int | None = 1024,
         max_value: int = 32 * 2**20,
         index_limit: int = 10_000,
+        recent: bool = True,
     ) -> None:
         self.keys = keys
         self.flights = Flights()
@@ -61,10 +64,12 @@ class ProcessWorld:
         self.index_limit = index_limit
         self.clock = clock
         self.tick = tick if tick is not None else never_back if clock is time.time else clock
+        self.journal = Journal(self.tick, recent=recent)
         self.random = rand
         self.troubles: Counter[tuple[str, str]] = Counter()
         self._compress_above = compress_above
         self._incarnation = NO_INCARNATION
+        self._older: Container[bytes] = ()
         self._extended: dict[str, float] = {}
 
     def after_fork(self) -> None:
@@ -85,13 +90,15 @@ class ProcessWorld:
 
     def accepts(self, incarnation: bytes, key: str) -> bool:
         """Whether what stands in the slot of ``key`` and carries this incarnation may be believed."""
-        return incarnation == self._incarnation
+        return incarnation == self._incarnation or incarnation in self._older
 
     def accepts_tag(self, incarnation: bytes, tag: str) -> bool:
         return True  # the values tell: they live on the same server
 
-    def learn_incarnation(self, incarnation: bytes) -> None:
-        """A connection found this server; what carries another incarnation is no longer believed."""
+    def learn_incarnation(self, incarnation: bytes, older: Container[bytes] = ()) -> None:
+        """A connection found this server; what carries neither its incarnation nor an ``older`` one is no
+        longer believed."""
+        self._older = older
         self._incarnation = incarnation
 
     def pack(self, payload: bytes) -> tuple[int, bytes]:

@@ -9,7 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from cacheaside import link
 from cacheaside.testing import ClusterServer, Server, available
+from cacheaside.urls import TIMEOUT
 
 pytest.register_assert_rewrite("cacheaside.testing.contract")
 
@@ -33,6 +35,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"servers", "clusters"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.redis)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that runs many tests is slow, which is no outage: who names no timeout gets a longer one."""
+    within = link.endpoint_within
+    monkeypatch.setattr(
+        "cacheaside.cache.endpoint_within",
+        lambda endpoint, timeout: within(endpoint, 2.0 if timeout == TIMEOUT else timeout),
+    )
 
 
 @pytest.fixture(scope="session")

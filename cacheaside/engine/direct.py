@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from cacheaside.engine.call import Call, Near, Site, World
@@ -14,6 +14,8 @@ from cacheaside.engine.commands import (
     Flow,
     Forget,
     Members,
+    Scan,
+    Sleep,
     Sweep,
 )
 from cacheaside.engine.fill import Ready, commit, encode, prepare, token_ttl
@@ -44,7 +46,7 @@ BATCH: Final = 500
 class Found:
     """A key as it stands in the store, with the tokens of whatever tags it carries."""
 
-    __slots__ = ("accepted", "key", "slot", "stored", "tokens")
+    __slots__ = ("accepted", "doubted", "key", "slot", "stored", "tokens")
 
     def __init__(self, key: str, slot: Slot) -> None:
         self.key = key
@@ -52,6 +54,8 @@ class Found:
         self.stored: dict[str, bytes] | None = {}
         self.tokens: dict[str, bytes | None] = {}
         self.accepted = False
+        self.doubted = False
+        """Whether this process has invalidated it, and the store has not confirmed that."""
         if type(slot) is Value:
             self.stored = unpack_tags(slot.known + slot.late)
 
@@ -64,6 +68,7 @@ class Found:
         """Whether every tag still has the token that the value was stored with."""
         return (
             self.accepted
+            and not self.doubted
             and self.stored is not None
             and all(
                 is_token(self.tokens.get(name)) and self.tokens[name] == t for name, t in self.stored.items()
@@ -92,6 +97,8 @@ class Found:
         parts.append(f"it took {slot.cost * 1000:.1f} ms to load")
         if not self.accepted:
             parts.append("from another incarnation of the server: a miss")
+        if self.doubted:
+            parts.append("invalidated here, which Redis has not confirmed: a miss")
         for name, token in self.stored.items():
             there = self.tokens.get(name)
             state = "valid" if there == token else "held" if is_hold(there) else "invalidated"
@@ -101,6 +108,7 @@ class Found:
 
 def find(world: World, keys: Sequence[str]) -> Flow[list[Found]]:
     """The slots of ``keys`` and the tokens of their tags: one round trip, two where there are tags."""
+    journal, since = world.journal, world.journal.change
     raws: list[bytes | None] = yield Fetch(tuple(map(world.keys.value, keys)))
     entries = [Found(key, parse(raw)) for key, raw in zip(keys, raws, strict=True)]
     names = tuple(dict.fromkeys(name for e in entries for name in e.stored or ()))
@@ -113,6 +121,7 @@ def find(world: World, keys: Sequence[str]) -> Flow[list[Found]]:
     for entry in entries:
         entry.tokens = tokens
         entry.accepted = entry.value is not None and world.accepts(entry.value.incarnation, entry.key)
+        entry.doubted = journal.doubts(entry.key, entry.stored or (), since)
     return entries
 
 
@@ -191,6 +200,53 @@ def expire(world: World, key: str, ttl: float) -> Flow[bool]:
     return done[0]
 
 
+def drop_matching(
+    world: World,
+    near: Near | None,
+    pattern: str,
+    *,
+    timeout: float = 2.0,
+    progress: Callable[[int], None] | None = None,
+) -> Flow[tuple[int, StoreUnavailable | None]]:
+    """Drop all keys that match a glob pattern, in batches: how many, and what ended it before the end.
+
+    Then the pattern is owed.
+    """
+    journal, dropped = world.journal, 0
+    failure: StoreUnavailable | None = None
+    done = False
+    if near is not None:
+        near.clear(pattern)
+    journal.note((), (), (pattern,))
+    try:
+        yield Announce(patterns=(pattern,))
+        cursor: object = None
+        while True:
+            cursor, found = yield Scan(world.keys.value(pattern), cursor, BATCH)
+            # Companions and tokens begin with a brace: they are not values.
+            keys = [world.keys.strip(k) for k in dict.fromkeys(found) if not k.startswith("{")]
+            for batch in (tuple(keys[n : n + BATCH]) for n in range(0, len(keys), BATCH)):
+                receipt = yield from invalidate(world, near, batch, (), timeout=timeout)
+                if not receipt:
+                    raise StoreUnavailable("the store stopped answering")
+                dropped += len(batch)
+                if progress is not None:
+                    progress(dropped)
+            if cursor is None:
+                break
+            yield Sleep(0)
+        # Again: an L1 may have been given meanwhile what stood in L2 until just now.
+        yield Announce(patterns=(pattern,))
+        done = True
+    except StoreUnavailable as error:
+        failure = error
+    finally:
+        (journal.confirm if done else journal.owe)((), (), (pattern,))
+        if near is not None:
+            near.clear(pattern)
+    return dropped, failure
+
+
 def reclaim(world: World, tag: str) -> Flow[int]:
     """Delete what a tag has invalidated, by compare-and-delete, in bounded batches."""
     index = world.keys.tag_index(tag)
@@ -214,3 +270,4 @@ def reclaim(world: World, tag: str) -> Flow[int]:
         if gone:
             yield Forget(index, tuple(gone))
         start += len(keys) - len(gone)
+        yield Sleep(0)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_futures
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 
+from cacheaside.budget import Budget
 from cacheaside.engine.call import Call, current
 from cacheaside.engine.commands import (
     Await,
@@ -35,7 +34,7 @@ from cacheaside.engine.commands import (
     Wait,
 )
 from cacheaside.errors import CacheasideError, LoadTimeout
-from cacheaside.fork import renew_after_fork
+from cacheaside.workers import WAITING, Keeper, Workers
 
 log = logging.getLogger("cacheaside")
 
@@ -43,11 +42,6 @@ T = TypeVar("T")
 
 WORKERS = 16
 """Threads for background refreshes of sync functions."""
-WAITING = 1000
-"""Refreshes that wait for a thread, or run as tasks; what comes when there are so many is left to a later
-call."""
-IDLE = 30.0
-"""Seconds after which a thread without work ends: a cache that nobody closed leaves none behind."""
 CLOSE_WITHIN = 5.0
 """Seconds that closing waits for background refreshes: a function may never return."""
 
@@ -85,24 +79,38 @@ class NoSpans:
 
 
 class Driver:
-    """Runs flows for one cache, and owns the threads and tasks that they need."""
+    """Runs flows for one cache, and owns the threads and tasks that they need.
 
-    def __init__(self, sleep: Callable[[float], None] = time.sleep, spans: Spans | None = None) -> None:
+    Args:
+        timeout: seconds that one flow may wait for its store, in all; None for stores that do not block.
+    """
+
+    def __init__(
+        self,
+        sleep: Callable[[float], None] = time.sleep,
+        spans: Spans | None = None,
+        timeout: float | None = None,
+    ) -> None:
         self._sleep = sleep
         self._spans = spans or NoSpans()
+        self.timeout = timeout
         self.notices: Callable[[str], Future[bool] | None] | None = None
-        self._keeper = Keeper()
+        self._keeper = Keeper(self.perform)
         self._workers = Workers(WORKERS)
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def _budget(self) -> Budget | None:
+        return None if self.timeout is None else Budget(self.timeout)
 
     # -- sync
 
     def run(self, flow: Flow[T], store: Store) -> T:
+        budget = self._budget()
         try:
             command = next(flow)
             while True:
                 try:
-                    reply = self._do(command, store)
+                    reply = self._do(command, store, budget)
                 except BaseException as error:
                     command = flow.throw(error)
                 else:
@@ -111,20 +119,24 @@ class Driver:
             result: T = stop.value
             return result
 
-    def _do(self, command: Any, store: Store) -> Any:
+    def _do(self, command: Any, store: Store, budget: Budget | None = None) -> Any:
         kind = command.__class__
         if kind is Load:
             with self._spans.load(command.call):
                 return self._load(command, store)
         if kind is Commit:
             with self._spans.commit(len(command.fills)):
-                return store.perform(command)
+                return self._ask(command, store, budget)
         if kind is Sleep:
+            if budget is not None:
+                budget.renew()
             with self._spans.wait():
                 return self._pause(command)
         if kind is Expect:
             return self.notices(command.key) if self.notices is not None else None
         if kind is Wait:
+            if budget is not None:
+                budget.renew()
             with self._spans.wait():
                 return bool(wait_futures((command.flight.done,), command.timeout).done)
         if kind is Await:
@@ -134,7 +146,17 @@ class Driver:
             return self._spawn(command, store)
         if kind is Together:
             return self._together(command, store)
-        return store.perform(command)
+        return self._ask(command, store, budget)
+
+    def _ask(self, command: Any, store: Store, budget: Budget | None) -> Any:
+        if budget is None:
+            return store.perform(command)
+        with budget:
+            return store.perform(command)
+
+    def perform(self, command: Any, store: Store) -> Any:
+        """One command that belongs to no flow."""
+        return self._ask(command, store, self._budget())
 
     def _pause(self, command: Sleep) -> None:
         if command.expected is None:
@@ -224,11 +246,12 @@ class Driver:
     # -- async
 
     async def arun(self, flow: Flow[T], store: Store) -> T:
+        budget = self._budget()
         try:
             command = next(flow)
             while True:
                 try:
-                    reply = await self._ado(command, store)
+                    reply = await self._ado(command, store, budget)
                 except GeneratorExit:
                     # Destroyed, as what a dead loop leaves behind is. A generator that is being closed may
                     # ask for nothing more, and a cancelled flow would: it forgets its flight at least.
@@ -244,20 +267,24 @@ class Driver:
             result: T = stop.value
             return result
 
-    async def _ado(self, command: Any, store: Store) -> Any:
+    async def _ado(self, command: Any, store: Store, budget: Budget | None = None) -> Any:
         kind = command.__class__
         if kind is Load:
             with self._spans.load(command.call):
                 return await self._aload(command, store)
         if kind is Commit:
             with self._spans.commit(len(command.fills)):
-                return await store.aperform(command)
+                return await self._aask(command, store, budget)
         if kind is Sleep:
+            if budget is not None:
+                budget.renew()
             with self._spans.wait():
                 return await self._apause(command)
         if kind is Expect:
             return self.notices(command.key) if self.notices is not None else None
         if kind is Wait:
+            if budget is not None:
+                budget.renew()
             with self._spans.wait():
                 return await ended(command.flight.done, command.timeout)
         if kind is Await:
@@ -266,7 +293,17 @@ class Driver:
             return self._aspawn(command, store)
         if kind is Together:
             return await self._atogether(command, store)
-        return await store.aperform(command)
+        return await self._aask(command, store, budget)
+
+    async def _aask(self, command: Any, store: Store, budget: Budget | None) -> Any:
+        if budget is None:
+            return await store.aperform(command)
+        with budget:
+            return await store.aperform(command)
+
+    async def aperform(self, command: Any, store: Store) -> Any:
+        """One command that belongs to no flow."""
+        return await self._aask(command, store, self._budget())
 
     async def _aload(self, command: Load, store: Store) -> Loaded | Pending:
         renewing = None if command.renew is None else self.akeep(command.renew, store)
@@ -304,7 +341,7 @@ class Driver:
 
         def tick() -> None:
             nonlocal handle
-            self._task(store.aperform(renew))
+            self._task(lambda: self.aperform(renew, store))
             handle = loop.call_later(every, tick)
 
         handle = loop.call_later(every, tick)
@@ -317,7 +354,7 @@ class Driver:
             command.flow.close()
             return
         if len(self._tasks) < WAITING:
-            self._task(self._abehind(command, store))
+            self._task(lambda: self._abehind(command, store))
         else:
             command.flow.close()
 
@@ -342,10 +379,10 @@ class Driver:
             if renewing is not None:
                 renewing()
 
-    def _task(self, work: Awaitable[Any]) -> None:
+    def _task(self, work: Callable[[], Awaitable[Any]]) -> None:
         async def behind() -> None:
             try:
-                await work
+                await work()  # not before: the task may be cancelled before it begins
             except CacheasideError as error:
                 log.warning("in the background: %s", error)
             except Exception:
@@ -424,144 +461,3 @@ async def asettled(task: asyncio.Future[Loaded], timeout: float | None) -> Loade
 
 def too_slow() -> LoadTimeout:
     return LoadTimeout("the function did not return within its hard load_timeout")
-
-
-class Workers:
-    """A few threads for what nobody waits for.
-
-    Daemons, unlike those of an executor: a function that never returns can't keep the process from ending.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.after_fork()
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        self._turn = threading.Condition()
-        self._jobs: deque[Callable[[], object]] = deque()
-        self._threads = self._busy = 0
-        self._closing = False
-
-    def submit(self, job: Callable[[], object]) -> bool:
-        """Have it done some time; False when there is too much to do, or the interpreter is ending."""
-        with self._turn:
-            self._closing = False
-            if len(self._jobs) >= WAITING:
-                return False
-            if len(self._jobs) >= self._threads - self._busy and self._threads < self._most:
-                try:
-                    threading.Thread(target=self._work, name="cacheaside", daemon=True).start()
-                    self._threads += 1
-                except RuntimeError:
-                    if not self._threads:
-                        return False
-            self._jobs.append(job)
-            self._turn.notify_all()
-            return True
-
-    def _work(self) -> None:
-        while True:
-            with self._turn:
-                self._turn.wait_for(lambda: self._jobs or self._closing, IDLE)
-                if not self._jobs:
-                    self._threads -= 1
-                    self._turn.notify_all()
-                    return
-                job = self._jobs.popleft()
-                self._busy += 1
-            try:
-                job()
-            finally:
-                del job
-                with self._turn:
-                    self._busy -= 1
-                    self._turn.notify_all()
-
-    def close(self, timeout: float) -> bool:
-        """Let the threads end when they have done what there is to do; whether they have in time."""
-        with self._turn:
-            self._closing = True
-            self._turn.notify_all()
-            return self._turn.wait_for(self._at_rest, timeout)
-
-    def _at_rest(self) -> bool:
-        # Who submits meanwhile wants them to stay.
-        return not (self._jobs or self._busy or (self._threads and self._closing))
-
-
-class Keeper:
-    """Renews the leases of loads that run in their callers' own threads, from one thread of its own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._kept: dict[object, tuple[float, Renew, Store]] = {}
-        self._next = math.inf
-        self._thread: threading.Thread | None = None
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        self._lock, self._thread, self._kept = threading.Lock(), None, {}
-
-    @contextmanager
-    def keep(self, renew: Renew | None, store: Store) -> Generator[None]:
-        if renew is None:
-            yield
-            return
-        ticket = object()
-        self._add(ticket, renew, store)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._kept.pop(ticket, None)
-
-    def _add(self, ticket: object, renew: Renew, store: Store) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._wake, self._next = threading.Event(), math.inf
-                self._thread = threading.Thread(
-                    target=self._work, args=(self._wake,), name="cacheaside-lease", daemon=True
-                )
-                self._thread.start()
-            due = time.monotonic() + renew.ttl / 3
-            self._kept[ticket] = (due, renew, store)
-            sooner, self._next = due < self._next, min(due, self._next)
-        if sooner:  # most loads end long before: the thread is not to be woken for each
-            self._wake.set()
-
-    def _work(self, wake: threading.Event) -> None:
-        while self._wake is wake:
-            with self._lock:
-                kept = list(self._kept.items())
-            now = time.monotonic()
-            for ticket, (due, renew, store) in kept:
-                if due > now:
-                    continue
-                with self._lock:
-                    if ticket not in self._kept:
-                        continue
-                    self._kept[ticket] = (now + renew.ttl / 3, renew, store)
-                try:
-                    store.perform(renew)
-                except Exception as error:
-                    log.debug("a lease was not renewed: %s", error)
-            with self._lock:
-                self._next = min((due for due, _, _ in self._kept.values()), default=math.inf)
-                pause = self._next - time.monotonic()
-            idle = pause == math.inf
-            if not wake.wait(IDLE if idle else max(0.01, pause)) and idle:
-                with self._lock:
-                    if not self._kept and self._wake is wake:
-                        self._thread = None
-                        return
-            wake.clear()
-
-    def close(self) -> None:
-        with self._lock:
-            thread, self._thread = self._thread, None
-            wake, self._wake = self._wake, threading.Event()
-        wake.set()
-        if thread is not None:
-            thread.join(1.0)

@@ -2,7 +2,8 @@
 
 Here is the rule that keeps an answer from being stale: a value is believed only if it is of this schema and
 this incarnation, and every one of its tags has a token now, the very one that was stored with the value. A
-missing token is a miss, for Redis may drop anything at any time.
+missing token is a miss, for Redis may drop anything at any time. Nor is anything believed that this process
+has invalidated and that the store has not confirmed: it is loaded, and not stored, until it has.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ class Verdict(Enum):
 class Seen:
     """A slot as one call has read it, with the tokens of its tags and what that means."""
 
-    __slots__ = ("known", "late", "slot", "tokens", "verdict")
+    __slots__ = ("known", "late", "since", "slot", "tokens", "verdict")
 
-    def __init__(self, slot: Slot, tokens: Sequence[bytes | None]) -> None:
+    def __init__(self, slot: Slot, tokens: Sequence[bytes | None], since: int = 0) -> None:
         self.slot = slot
         self.tokens = tokens
+        self.since = since
+        """The state of the journal when the store was asked."""
         self.known = b""
         self.late: dict[str, bytes | None] = {}
         self.verdict = Verdict.MISS
@@ -69,8 +72,9 @@ def look(site: Site, call: Call) -> Flow[Seen]:
     names = call.tags
     foreseen = site.late_names.get(call.key, ())
     wanted = (keys.value(call.key), *map(keys.token, names), *map(keys.token, foreseen))
+    since = site.world.journal.change
     replies: list[bytes | None] = yield Fetch(wanted)
-    seen = Seen(parse(replies[0]), replies[1 : 1 + len(names)])
+    seen = Seen(parse(replies[0]), replies[1 : 1 + len(names)], since)
     if foreseen:
         seen.late = dict(zip(foreseen, replies[1 + len(names) :], strict=True))
     slot = seen.slot
@@ -94,6 +98,12 @@ def judge(site: Site, call: Call, seen: Seen) -> None:
         proven = living(world, call.tags, tokens)
     seen.known = pack_tags(call.tags, tokens) if proven and tokens else b""  # type: ignore[arg-type]
     seen.verdict = Verdict.MISS
+    journal = world.journal
+    if (journal.owing or journal.change != seen.since) and journal.doubts(
+        call.key, (*call.tags, *seen.late), seen.since
+    ):
+        seen.verdict = Verdict.UNSTORABLE
+        return
     if type(slot) is Value:
         if proven and valid(site, call, seen, slot):
             seen.verdict = freshness(site, slot)

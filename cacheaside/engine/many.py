@@ -109,11 +109,12 @@ def look_many(site: Site, items: Sequence[Item]) -> Flow[None]:
     keys = site.world.keys
     names = list(dict.fromkeys(t for i in items for t in i.call.tags))
     wanted = [keys.value(i.call.key) for i in items] + [keys.token(n) for n in names]
+    since = site.world.journal.change
     replies: list[bytes | None] = yield Fetch(tuple(wanted))
     tokens = dict(zip(names, replies[len(items) :], strict=True))
     late: dict[str, None] = {}
     for item, raw in zip(items, replies, strict=False):
-        item.seen = Seen(parse(raw), [tokens[t] for t in item.call.tags])
+        item.seen = Seen(parse(raw), [tokens[t] for t in item.call.tags], since)
         if type(item.seen.slot) is Value and item.seen.slot.late:
             late.update(dict.fromkeys(unpack_tags(item.seen.slot.late) or ()))
     if late:
@@ -159,6 +160,7 @@ def begin_many(site: Site, items: Sequence[Item]) -> Flow[list[Item]]:
         marker = Marker(PLACEHOLDER, world.nonce(), incarnation, world.clock(), digest(block))
         item.placeholder = marker.pack()
         item.flight = world.flights.open(flight_name(item.call, marker))
+        item.seen.since = world.journal.change
     mine: list[Item] = []
     try:
         begun: Begun = yield Begin(

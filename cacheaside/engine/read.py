@@ -281,6 +281,7 @@ def begin(site: Site, call: Call, seen: Seen) -> Flow[tuple[Flight, bytes, Seen]
         flight = world.flights.open(flight_name(call, marker))
         assert flight is not None
         expected = None if seen.slot is None else head_of(seen.slot)
+        seen.since = world.journal.change
         try:
             begun: Begun = yield Begin(
                 (Place(keys.value(call.key), placeholder, expected),),
@@ -303,7 +304,7 @@ def begin(site: Site, call: Call, seen: Seen) -> Flow[tuple[Flight, bytes, Seen]
             world.flights.close(flight)
             again = yield from look(site, call)
             seen.slot, seen.tokens, seen.known = again.slot, again.tokens, again.known
-            seen.late, seen.verdict = again.late, again.verdict
+            seen.late, seen.verdict, seen.since = again.late, again.verdict, again.since
             if seen.verdict is not Verdict.MISS:
                 return None
             continue
@@ -377,7 +378,8 @@ def refresh(site: Site, call: Call, seen: Seen) -> Flow[tuple[Any] | None]:
         count_served(site, call, seen.verdict)
         return (old,)
     again = yield from holding(site, release, look(site, call))
-    if type(again.slot) is not Value or again.slot.nonce != value.nonce or again.verdict is Verdict.MISS:
+    gone = again.verdict in (Verdict.MISS, Verdict.UNSTORABLE)
+    if type(again.slot) is not Value or again.slot.nonce != value.nonce or gone:
         yield from let_go(site, release)
         return ((yield from resolve(site, call, again)),)
     renewing = renew(site, call, again, release)

@@ -1,9 +1,12 @@
 """Invalidations, explicit puts and updates, on the same rules as reads.
 
 An invalidation is told to this process's L1 before its first command and again after the last one,
-so that nothing read in between can settle there. A put is a fill whose load is the caller: it claims
-the slot first and commits over its claim, so an invalidation that comes in between wins. Where a hold stands
-nothing is put: it belongs to somebody whose transaction is open.
+so that nothing read in between can settle there. What the store does not confirm is owed: the journal keeps
+it, to be sent again, and what the store says about it meanwhile is not believed.
+
+A put is a fill whose load is the caller: it claims the slot first and commits over its claim, so an
+invalidation that comes in between wins. Where a hold stands nothing is put: it belongs to somebody whose
+transaction is open.
 """
 
 from __future__ import annotations
@@ -78,14 +81,13 @@ def invalidate(
     """
     if not keys and not tags:
         return Receipt(attempts=0)
+    journal, acknowledged = world.journal, False
     if near is not None:
         near.mark(keys, tags)
-    names = world.keys
-    slots = tuple((names.value(k), names.refresh_lock(k), names.staging(k)) for k in keys)
+    journal.note(keys, tags)
 
     def command() -> Invalidate:
-        tokens = tuple((names.token(t), fresh(world, t), t) for t in tags)
-        return Invalidate(slots, tokens, TOKEN_TTL, hold, release)
+        return invalidation(world, keys, tags, hold, release)
 
     try:
         attempts, acknowledged = yield from deliver(world, command, timeout)
@@ -95,15 +97,34 @@ def invalidate(
         # Cancelled, as a request is whose client has gone: what it wrote is written all the same.
         with suppress(StoreUnavailable):
             yield command()
+            acknowledged = True
         raise
     finally:
+        (journal.confirm if acknowledged else journal.owe)(keys, tags)
         if near is not None:
             near.mark(keys, tags)
     return Receipt(keys, tags, acknowledged, attempts)
 
 
+def invalidation(
+    world: World,
+    keys: tuple[str, ...],
+    tags: tuple[str, ...],
+    hold: tuple[bytes, float] | None = None,
+    release: bytes = b"",
+) -> Invalidate:
+    """The command that drops keys and replaces the tokens of tags by fresh ones."""
+    names = world.keys
+    slots = tuple((names.value(k), names.refresh_lock(k), names.staging(k)) for k in keys)
+    tokens = tuple((names.token(t), fresh(world, t), t) for t in tags)
+    return Invalidate(slots, tokens, TOKEN_TTL, hold, release)
+
+
 def deliver(world: World, command: Callable[[], Invalidate], timeout: float) -> Flow[tuple[int, bool]]:
-    """Send it until it is acknowledged or out of time: how often, and whether it was."""
+    """Send it until it is acknowledged or out of time: how often, and whether it was.
+
+    A store that is known to be away for longer than that is not waited for.
+    """
     until = world.clock() + timeout
     delay, slept, attempts = RETRY_FIRST, 0.0, 0
     while True:
@@ -111,9 +132,9 @@ def deliver(world: World, command: Callable[[], Invalidate], timeout: float) -> 
         try:
             yield command()
             return attempts, True
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             slept += delay
-            if slept > timeout or world.clock() + delay >= until:
+            if slept > timeout or error.away > timeout or world.clock() + delay >= until:
                 return attempts, False
             yield Sleep(delay)
             delay = min(delay * 2, RETRY_LAST)

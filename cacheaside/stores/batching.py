@@ -9,9 +9,13 @@ answers alone.
 from __future__ import annotations
 
 import asyncio
+import math
+from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar
 
+from cacheaside.budget import give_up
 from cacheaside.stores.lines import Values
+from cacheaside.urls import TIMEOUT
 
 MOST: Final = 512
 """Keys in one MGET at most: beyond that the server's other clients would wait for ours."""
@@ -31,10 +35,14 @@ L = TypeVar("L", bound=Reads)
 
 
 class Batcher(Generic[L]):
-    """The connections of one event loop, and the reads that wait for the end of the tick."""
+    """The connections of one event loop, and the reads that wait for the end of the tick.
 
-    def __init__(self, lines: L) -> None:
+    ``timeout`` is for how many seconds a read is waited for whose caller does not say.
+    """
+
+    def __init__(self, lines: L, timeout: float = TIMEOUT) -> None:
         self.lines = lines
+        self.timeout = timeout
         self.turn = asyncio.Semaphore(lines.writers)
         """Held by what is no read, so that a crowd of misses waits for connections instead of failing."""
         self._waiting: list[Waiting] | None = None
@@ -43,7 +51,7 @@ class Batcher(Generic[L]):
     async def fetch(self, keys: tuple[str, ...]) -> Values:
         """The values of ``keys``, in order."""
         if self._waiting is not None:
-            return await self._join(self._waiting, keys)
+            return await self._answer(self._join(self._waiting, keys))
         company: list[Waiting] = []
         self._waiting = company
         try:
@@ -54,10 +62,18 @@ class Batcher(Generic[L]):
             raise
         self._waiting = None
         if not company:
-            return await self.lines.mget(keys)
+            async with in_time(self.timeout):
+                return await self.lines.mget(keys)
         answer = self._join(company, keys)
         self._leave(company)
-        return await answer
+        return await self._answer(answer)
+
+    async def _answer(self, answer: asyncio.Future[Values]) -> Values:
+        """Wait for it; the read has a timer, and only who has less time than that needs one of his own."""
+        if give_up.get() - monotonic() > 0.9 * self.timeout:
+            return await answer
+        async with in_time(self.timeout):
+            return await answer
 
     def _join(self, company: list[Waiting], keys: tuple[str, ...]) -> asyncio.Future[Values]:
         answer: asyncio.Future[Values] = asyncio.get_running_loop().create_future()
@@ -83,7 +99,8 @@ class Batcher(Generic[L]):
     async def _send(self, batch: list[Waiting]) -> None:
         try:
             wanted = tuple(dict.fromkeys([key for keys, _ in batch for key in keys]))
-            found = dict(zip(wanted, await self.lines.mget(wanted), strict=True))
+            async with asyncio.timeout(self.timeout):
+                found = dict(zip(wanted, await self.lines.mget(wanted), strict=True))
             for keys, answer in batch:
                 if not answer.done():
                     answer.set_result([found[key] for key in keys])
@@ -96,3 +113,9 @@ class Batcher(Generic[L]):
                         answer.cancel()
             if not isinstance(error, Exception):
                 raise
+
+
+def in_time(timeout: float) -> asyncio.Timeout:
+    """A context that ends when the caller has to give up, or after ``timeout`` if he does not say."""
+    until = give_up.get()
+    return asyncio.timeout(timeout if until == math.inf else until - monotonic())

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
 from cacheaside.connection import ServerFacts, fields
@@ -22,7 +22,7 @@ from cacheaside.stores.batching import Batcher
 from cacheaside.stores.encoding import Encoder, check, ours
 from cacheaside.stores.lines import Values
 from cacheaside.stores.nodes import AsyncNodes, Nodes
-from cacheaside.stores.redis import RemoteStore
+from cacheaside.stores.redis import Remote, RemoteStore, patience
 from cacheaside.stores.routing import Pause, Route, beaten, dispatch, fetch, scan
 from cacheaside.stores.topology import Address, Topology
 
@@ -42,6 +42,7 @@ class ClusterStore(RemoteStore):
             of what each connection learns.
         learn: told what is known of a server, before anything that it answers.
         index_limit: entries that a tag's list holds at most.
+        remote: as in ``RemoteStore``.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class ClusterStore(RemoteStore):
         learn: Callable[[Address, ServerFacts], None],
         *,
         index_limit: int = 10_000,
+        **remote: Unpack[Remote],
     ) -> None:
-        super().__init__()
+        super().__init__(**remote)
         self.topology = topology
         self._encode = Encoder(keys, self._has_ifeq, index_limit, sharded=True)
         self._connect = connect
@@ -80,7 +82,9 @@ class ClusterStore(RemoteStore):
         beats = channel.hub.beats(name.encode(), command.tags)
         heard = channel.expect(name, len(beats))
         try:
-            return bool(beats) and drive(beaten(beats), self.nodes) and heard.result(command.timeout)
+            if not beats or not drive(beaten(beats), self.nodes):
+                return False
+            return heard.result(patience(command.timeout))
         except TimeoutError:
             return False
         finally:
@@ -144,7 +148,7 @@ class ClusterStore(RemoteStore):
                 if ended.is_closed():  # its connections hold it, and would stay open for ever
                     self._loops.pop(ended, None)
             nodes = AsyncNodes(self._client(self._aconnect), self._again, self.topology.since)
-            loop = self._loops[running] = Loop(self.topology, nodes)
+            loop = self._loops[running] = Loop(self.topology, nodes, self.timeout)
         return loop
 
     def _client(self, connect: Connect) -> Callable[[Address], Any]:
@@ -183,11 +187,11 @@ class ClusterStore(RemoteStore):
 class Loop:
     """What serves one event loop."""
 
-    def __init__(self, topology: Topology, nodes: AsyncNodes) -> None:
+    def __init__(self, topology: Topology, nodes: AsyncNodes, timeout: float) -> None:
         self.writers = WRITERS
         self.nodes = nodes
         self._topology = topology
-        self.batcher: Batcher[Loop] = Batcher(self)
+        self.batcher: Batcher[Loop] = Batcher(self, timeout)
 
     async def mget(self, keys: tuple[str, ...]) -> Values:
         """The values of ``keys``, in order; an exception in the place of one that is not to be had."""

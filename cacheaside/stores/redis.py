@@ -7,27 +7,27 @@ What a command is in Redis is written once, in encoding.py; sending it is done t
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import secrets
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final, Protocol
+from time import monotonic
+from typing import Any, Protocol, TypedDict, Unpack
 from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from cacheaside.breaker import Breaker, is_outage
+from cacheaside.budget import give_up
 from cacheaside.engine.commands import Confirm, Fetch
 from cacheaside.errors import StoreUnavailable
+from cacheaside.events import Events
 from cacheaside.keys import RawKeys
-from cacheaside.stores.batching import Batcher
+from cacheaside.redaction import in_words, shows
+from cacheaside.stores.batching import Batcher, in_time
 from cacheaside.stores.encoding import Call, Encoder, check
 from cacheaside.stores.lines import AsyncLines, Lines
-
-log = logging.getLogger("cacheaside")
-
-SILENCE: Final = 60.0
-"""Seconds for which a server that does not serve is not spoken of again."""
+from cacheaside.urls import TIMEOUT
 
 
 class HeartbeatChannel(Protocol):
@@ -39,35 +39,87 @@ class HeartbeatChannel(Protocol):
     def forget(self, beat: str) -> None: ...
 
 
-class RemoteStore:
-    """What speaks to servers: it may fail, and says so at most once in a while."""
+class Remote(TypedDict, total=False):
+    """What every store that speaks to servers takes."""
 
-    def __init__(self) -> None:
+    timeout: float
+    breaker: Breaker | None
+    events: Events | None
+    secrets: tuple[str, ...]
+
+
+class RemoteStore:
+    """What speaks to servers: it may fail, and says so at most once in a while.
+
+    Args:
+        timeout: seconds after which an event loop gives up a command whose caller does not say when.
+        breaker: told of failures, and asked before each command; None never refuses one.
+        events: told what goes wrong, without what is among the ``secrets``.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float = TIMEOUT,
+        breaker: Breaker | None = None,
+        events: Events | None = None,
+        secrets: tuple[str, ...] = (),
+    ) -> None:
+        self.timeout = timeout
+        self.breaker = breaker if breaker is not None else Breaker(lambda _: None, limit=math.inf)
+        self.contact = -math.inf
+        """When the store last answered, by ``time.monotonic()``."""
         self.channel: HeartbeatChannel | None = None
-        self._silent_until = 0.0
+        self._events = events if events is not None else Events(None)
+        self._secrets = secrets
 
     def perform(self, command: Any) -> Any:
         """Carry out a command; raises StoreUnavailable when the server does not."""
+        breaker = self.breaker
+        if breaker.open:
+            raise breaker.refusal()
+        turn = breaker.turn
         try:
-            return self._send(command)
+            reply = self._send(command)
         except (RedisError, OSError) as error:
-            raise self._failed(error) from error
+            raise self._failed(error, turn) from self._cause(error)
+        breaker.failures, self.contact = 0, monotonic()
+        return reply
 
     async def aperform(self, command: Any) -> Any:
         """``perform`` on the running event loop; reads of one loop tick leave together."""
+        breaker = self.breaker
+        if breaker.open:
+            raise breaker.refusal()
+        turn = breaker.turn
         try:
-            return await self._asend(command)
+            if type(command) is Fetch:  # the batcher looks at the time, once for all of a tick
+                reply = await self._asend(command)
+            else:
+                async with in_time(self.timeout):
+                    reply = await self._asend(command)
         except (RedisError, OSError) as error:
-            raise self._failed(error) from error
+            raise self._failed(error, turn) from self._cause(error)
+        breaker.failures, self.contact = 0, monotonic()
+        return reply
 
-    def _failed(self, error: Exception) -> StoreUnavailable:
+    def _failed(self, error: Exception, turn: int) -> StoreUnavailable:
         """What to raise; said at most once in a while, or a wrong password would look like a slow cache."""
-        failure = StoreUnavailable(f"Redis did not serve a command: {type(error).__name__}: {error}")
-        now = time.monotonic()
-        if now >= self._silent_until:
-            self._silent_until = now + SILENCE
-            log.warning("%s; functions answer without the cache meanwhile", failure)
+        words = in_words(error, self._secrets)
+        failure = StoreUnavailable(f"Redis did not serve a command: {words}")
+        failure.answered = not is_outage(error)
+        if not failure.answered and not hasattr(error, "cacheaside_counted"):
+            error.cacheaside_counted = True  # type: ignore[attr-defined]  # one failed read may answer many
+            self.breaker.failed(turn, words)
+        failure.away = self.breaker.away
+        self._events.complain(
+            type(error).__name__, "error", f"{failure}; functions answer without the cache meanwhile"
+        )
         return failure
+
+    def _cause(self, error: Exception) -> Exception | None:
+        """The error to chain, unless it or what is behind it says a secret."""
+        return None if shows(error, self._secrets) else error
 
     def _send(self, command: Any) -> Any:
         raise NotImplementedError
@@ -83,6 +135,7 @@ class RedisStore(RemoteStore):
         connect, aconnect: make a client, for threads and for the running event loop.
         has_ifeq: whether the server knows ``SET ... IFEQ``, asked when a commit is sent.
         index_limit: entries that a tag's list holds at most.
+        remote: as in ``RemoteStore``.
     """
 
     def __init__(
@@ -93,8 +146,9 @@ class RedisStore(RemoteStore):
         *,
         has_ifeq: Callable[[], bool] = lambda: False,
         index_limit: int = 10_000,
+        **remote: Unpack[Remote],
     ) -> None:
-        super().__init__()
+        super().__init__(**remote)
         self._encode = Encoder(keys, has_ifeq, index_limit)
         self._connect = connect
         self._aconnect = aconnect
@@ -128,7 +182,7 @@ class RedisStore(RemoteStore):
         heard = self.channel.expect(name)
         try:
             check(send_all(self.client, self.channel.hub.beats(name.encode()))[0])
-            return heard.result(command.timeout)
+            return heard.result(patience(command.timeout))
         except TimeoutError:
             return False
         finally:
@@ -166,7 +220,7 @@ class RedisStore(RemoteStore):
             for ended in filter(None, [ref() for ref in self._loops.keyrefs()]):
                 if ended.is_closed():  # its connections hold it, and would stay open for ever
                     self._loops.pop(ended, None)
-            batcher = self._loops[loop] = Batcher(AsyncLines(self._aconnect()))
+            batcher = self._loops[loop] = Batcher(AsyncLines(self._aconnect()), self.timeout)
         return batcher
 
     def connect(self) -> Any:
@@ -204,6 +258,11 @@ async def asend_all(client: Any, calls: list[Call]) -> list[Any]:
         for i, reply in zip(undone, await asend(client, whole(calls, undone)), strict=True):
             replies[i] = reply
     return replies
+
+
+def patience(timeout: float) -> float:
+    """The seconds of ``timeout`` that the caller has left."""
+    return max(0.0, min(timeout, give_up.get() - monotonic()))
 
 
 def send(client: Any, calls: list[Call]) -> list[Any]:

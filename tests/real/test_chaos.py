@@ -89,6 +89,7 @@ async def test_in_a_black_hole_calls_are_answered_by_their_function(
             assert await in_time(row) == table.now
         assert not await in_time(lambda: invalidate(cache, colour))
         proxy.heal()
+        assert wait_until(lambda: cache.health().ok, 2)
         table.version = 10
         assert await invalidate(cache, colour)
         assert await row() == await row() == "10"

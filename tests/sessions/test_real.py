@@ -217,6 +217,7 @@ async def test_a_server_that_is_gone_logs_nobody_in_and_comes_back() -> None:
         with pytest.raises(StoreUnavailable):
             await store.adelete_all("ann")
         server.restart()
+        assert wait_until(lambda: cache.health().ok, 2)
         assert store.get(token) is None, "what an empty server does not know is no session"
         made = await store.acreate("ann", DATA)
         assert store.get(made.token) is not None

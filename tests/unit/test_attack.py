@@ -17,12 +17,13 @@ from cacheaside import Cache, ConfigError, LoadTimeout, current_load
 from cacheaside.engine import drive
 from cacheaside.engine.call import Site
 from cacheaside.engine.commands import Begin, Fetch, Invalidate, Load, Lock, Release, Sweep
-from cacheaside.engine.drive import Driver, Workers
+from cacheaside.engine.drive import Driver
 from cacheaside.entry import MAGIC, VALUE
 from cacheaside.errors import StoreUnavailable
 from cacheaside.listener import Listener
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
+from cacheaside.workers import Workers
 
 
 def leftovers(cache: Cache) -> list[str]:
@@ -73,15 +74,15 @@ class Cutter(Driver):
         self.left, self.after, self.cut = at, after, ""
         self.thread = threading.current_thread()
 
-    def _do(self, command: Any, store: Any) -> Any:
+    def _do(self, command: Any, store: Any, budget: Any) -> Any:
         if threading.current_thread() is not self.thread or self.cut:
-            return super()._do(command, store)
+            return super()._do(command, store, budget)
         self.left -= 1
         if self.left:
-            return super()._do(command, store)
+            return super()._do(command, store, budget)
         self.cut = type(command).__name__
         if self.after:
-            super()._do(command, store)
+            super()._do(command, store, budget)
         raise Cut
 
 
@@ -669,11 +670,11 @@ def cut_off(cache: Cache, f: Any) -> str:
     alive = cache.driver
     cache.driver = Driver()
 
-    def die(command: Any, store: Any) -> Any:
+    def die(command: Any, store: Any, budget: Any) -> Any:
         if type(command) is Load:
             kept.update(store._rows)
             raise Cut
-        return Driver._do(cache.driver, command, store)
+        return Driver._do(cache.driver, command, store, budget)
 
     cache.driver._do = die  # type: ignore[method-assign]
     with pytest.raises(Cut):
@@ -720,7 +721,7 @@ def test_work_that_never_ends_keeps_neither_close_nor_the_process(
 
 
 def test_refreshes_that_wait_for_a_thread_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drive, "WAITING", 3)
+    monkeypatch.setattr("cacheaside.workers.WAITING", 3)
     workers, go = Workers(1), threading.Event()
     begun = threading.Event()
 
@@ -749,7 +750,7 @@ def test_a_call_while_the_cache_is_closed_is_answered(cache: Cache, clock: Any) 
 
 @pytest.fixture
 def idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drive, "IDLE", 0.01)
+    monkeypatch.setattr("cacheaside.workers.IDLE", 0.01)
 
 
 def test_a_cache_that_nobody_closed_leaves_no_threads_behind(idle: None, clock: Any) -> None:

@@ -99,6 +99,6 @@ def test_a_refused_connection_fails_at_once_without_being_learnt():
 def test_clients_fail_fast_and_say_who_they_are():
     for make in (connect, aconnect):
         options = make(parse_url("redis://h"), lambda facts: None).connection_pool.connection_kwargs
-        assert (options["socket_timeout"], options["socket_connect_timeout"]) == (1.0, 1.0)
+        assert (options["socket_timeout"], options["socket_connect_timeout"]) == (0.5, 0.5)
         assert options["retry"].get_retries() == 0
         assert options["driver_info"].formatted_name.startswith("redis-py(cacheaside_v")

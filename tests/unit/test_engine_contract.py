@@ -25,8 +25,8 @@ INPUT_AND_OUTPUT = {
 }
 WAITING = {"drive.py": {"asyncio", "concurrent", "threading", "time"}, "flights.py": {"concurrent"}}
 OWN = {
-    "call", "canonical", "commands", "engine", "entry", "errors", "flights", "fork", "keys", "policy",
-    "stats",
+    "budget", "call", "canonical", "commands", "engine", "entry", "errors", "flights", "fork", "keys",
+    "policy", "stats", "workers",
 }  # fmt: skip
 
 

@@ -1,0 +1,179 @@
+"""What keeps one cache of one process in touch with its Redis: connections, health, recovery.
+
+One object for the three questions of an outage: is Redis there (the breaker), which Redis is it (the
+lineage), and what has it missed (the journal). The store asks the breaker, every new connection tells the
+lineage, and the recovery thread works off the journal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+from weakref import WeakMethod
+
+from cacheaside.breaker import Breaker
+from cacheaside.connection import ServerFacts, aconnect, connect
+from cacheaside.engine.drive import Driver
+from cacheaside.engine.replay import replay
+from cacheaside.entry import NO_INCARNATION
+from cacheaside.events import Events
+from cacheaside.incarnation import FailoverMode, Lineage, Verdict
+from cacheaside.recovery import Recovery
+from cacheaside.stores.memory import NearCache
+from cacheaside.stores.redis import RedisStore
+from cacheaside.urls import Endpoint
+from cacheaside.world import ProcessWorld
+
+SAID = {
+    Verdict.COLD: "another Redis, or one that was restarted: nothing that was stored before is believed",
+    Verdict.REPLAY: "a Redis that may have lost what the one before had confirmed: the invalidations of the "
+    "last minute are repeated",
+    Verdict.TRUST: "another Redis, which is believed: failover is set to 'trust'",
+}
+
+
+class Anything:
+    """Contains everything."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+class Link:
+    """The connection of a cache to its Redis.
+
+    Args:
+        endpoint: where it is, with the seconds that a call waits for it.
+        index_limit: entries that a tag's list holds at most.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, world: ProcessWorld, mode: FailoverMode, events: Events, index_limit: int
+    ) -> None:
+        self.endpoint = endpoint
+        self.world = world
+        self.journal = world.journal
+        self.events = events
+        self.near: NearCache | None = None
+        self.facts: ServerFacts | None = None
+        self.lineage = Lineage(mode)
+        if mode == "trust":
+            world.learn_incarnation(NO_INCARNATION, Anything())
+        self.recovery = Recovery(self)
+        self.breaker = Breaker(self._lost)
+        self.journal.wake = self.recovery.wake
+        self._index_limit = index_limit
+        self.store = self._store(self.breaker)
+
+    def _store(self, breaker: Breaker | None) -> RedisStore:
+        return RedisStore(
+            self.world.keys,
+            self.client,
+            lambda: aconnect(self.endpoint, self.learn, punctual=True),
+            has_ifeq=lambda: self.facts is not None and self.facts.has_ifeq,
+            index_limit=self._index_limit,
+            timeout=self.endpoint.wait,
+            breaker=breaker,
+            events=self.events,
+            secrets=self.endpoint.secrets,
+        )
+
+    def client(self) -> Any:
+        """A client for threads."""
+        return connect(self.endpoint, self.learn)
+
+    @property
+    def decisions(self) -> dict[str, int]:
+        """How often what was done when another Redis was met."""
+        return self.lineage.decisions
+
+    # -- what connections tell
+
+    def learn(self, facts: ServerFacts) -> None:
+        """Told by every new connection, before its first command."""
+        verdict = self.lineage.meet(facts, monotonic() - self.store.contact)
+        self.facts = facts
+        if verdict is Verdict.SAME:
+            return
+        if verdict is Verdict.REPLAY:
+            # Owed before what the server says is believed: reads of these keys and tags doubt it.
+            self.journal.reopen()
+        older = Anything() if self.lineage.mode == "trust" else self.lineage.older
+        if facts.run_id:
+            self.world.learn_incarnation(facts.incarnation, older)
+        else:
+            self.events.complain(
+                "no INFO", "degraded", "INFO is forbidden here: which Redis this is can't be known, and the "
+                "invalidations of the last minute are repeated after each lost connection",
+            )  # fmt: skip
+        if verdict in SAID:
+            self.events.tell("failover", SAID[verdict])
+        else:
+            self.events.tell("connect", f"connected to {self.endpoint.safe}")
+
+    def _lost(self, words: str) -> None:
+        self.events.tell("disconnect", f"{self.endpoint.safe} is away: {words}")
+        self.recovery.wake()
+
+    # -- what recovery asks for
+
+    def reach(self) -> RedisStore:
+        """A store with connections of its own, which no breaker keeps from trying."""
+        return self._store(None)
+
+    def leave(self, store: RedisStore) -> None:
+        store.close()
+
+    def a_key(self) -> str:
+        return self.world.keys.token("ping")
+
+    def replay(self, store: Any) -> int:
+        """Send all that is owed; how much it was."""
+        return Driver(timeout=self.endpoint.wait).run(replay(self.world, self.near), store)
+
+
+class OwnStoreLink:
+    """The same for a store that is not Redis: there is nothing to connect to, and it may fail all the
+    same."""
+
+    def __init__(
+        self, store: Callable[[], Any], world: ProcessWorld, events: Events, timeout: float | None = None
+    ) -> None:
+        self._driver = Driver(timeout=timeout)
+        self.world = world
+        self.journal = world.journal
+        self.events = events
+        self.near: NearCache | None = None
+        self.recovery = Recovery(self)
+        self.breaker = Breaker(lambda _: None, limit=math.inf)
+        self.journal.wake = self.recovery.wake
+        self.reach = store
+        self.decisions: dict[str, int] = {}
+
+    def leave(self, store: Any) -> None:
+        """It is the cache's, and stays open."""
+
+    def a_key(self) -> str:
+        return self.world.keys.token("ping")
+
+    def replay(self, store: Any) -> int:
+        return self._driver.run(replay(self.world, self.near), store)
+
+
+def endpoint_within(endpoint: Endpoint, timeout: float) -> Endpoint:
+    """The endpoint with the seconds that a call waits for it: what its URL says, or else ``timeout``."""
+    return endpoint if endpoint.timeout is not None else replace(endpoint, timeout=timeout)
+
+
+def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method for threads to call that must not keep its object alive."""
+    ref = WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        alive = ref()
+        return None if alive is None else alive(*args)
+
+    return call
