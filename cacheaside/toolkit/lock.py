@@ -99,18 +99,20 @@ class Held:
 
     def release(self) -> bool:
         """Give it back; False if it was not ours any more, or Redis does not answer and it ends by itself."""
-        return self._lock.cache.run(self._release())
+        return self._lock.cache.run(self._release(), "lock.release")
 
     async def arelease(self) -> bool:
-        return await self._lock.cache.arun(self._release())
+        return await self._lock.cache.arun(self._release(), "lock.release")
 
     # -- what the driver renews it by: a store, of which it wants one thing only
 
     def perform(self, command: Any) -> None:
-        self._lock.cache.run(self._renewal())
+        cache = self._lock.cache
+        cache.driver.run(self._renewal(), cache.store)
 
     async def aperform(self, command: Any) -> None:
-        await self._lock.cache.arun(self._renewal())
+        cache = self._lock.cache
+        await cache.driver.arun(self._renewal(), cache.store)
 
     def keep(self) -> None:
         self._stop = self._lock.cache.driver.keep(self._renew_command(), self)
@@ -187,14 +189,14 @@ class Lock:
 
         Raises StoreUnavailable when Redis does not answer; what it may have taken then ends by itself.
         """
-        held = self.cache.run(self._acquire(timeout))
+        held = self.cache.run(self._acquire(timeout), "lock.acquire")
         if held is not None:
             held.keep()
             self._held.append(held)
         return held
 
     async def aacquire(self, timeout: Seconds | None = None) -> Held | None:
-        held = await self.cache.arun(self._acquire(timeout))
+        held = await self.cache.arun(self._acquire(timeout), "lock.acquire")
         if held is not None:
             held.akeep()
             self._held.append(held)

@@ -64,62 +64,62 @@ class Presence:
 
     def online(self, user_id: Id, connection_id: Id = "-") -> bool:
         """A connection has begun, or is still there; True if the user had no other."""
-        return self._run(self._online(user_id, connection_id))
+        return self._run(self._online(user_id, connection_id), "online")
 
     async def aonline(self, user_id: Id, connection_id: Id = "-") -> bool:
-        return await self._arun(self._online(user_id, connection_id))
+        return await self._arun(self._online(user_id, connection_id), "online")
 
     def heartbeat(self, user_id: Id, connection_id: Id = "-") -> bool:
         """A connection is still there. False if it had ended: it is not revived, call ``online`` for that."""
-        return self._run(self._heartbeat(user_id, connection_id))
+        return self._run(self._heartbeat(user_id, connection_id), "heartbeat")
 
     async def aheartbeat(self, user_id: Id, connection_id: Id = "-") -> bool:
-        return await self._arun(self._heartbeat(user_id, connection_id))
+        return await self._arun(self._heartbeat(user_id, connection_id), "heartbeat")
 
     def offline(self, user_id: Id, connection_id: Id | None = None) -> bool:
         """A connection has ended, or all of the user's; True if the user is offline by that."""
-        return self._run(self._offline(user_id, connection_id))
+        return self._run(self._offline(user_id, connection_id), "offline")
 
     async def aoffline(self, user_id: Id, connection_id: Id | None = None) -> bool:
-        return await self._arun(self._offline(user_id, connection_id))
+        return await self._arun(self._offline(user_id, connection_id), "offline")
 
     def is_online(self, user_id: Id) -> bool:
-        return self._run(self._count(self._key(user_id))) > 0
+        return self._run(self._count(self._key(user_id)), "is_online") > 0
 
     async def ais_online(self, user_id: Id) -> bool:
-        return await self._arun(self._count(self._key(user_id))) > 0
+        return await self._arun(self._count(self._key(user_id)), "is_online") > 0
 
     def connections(self, user_id: Id) -> list[str]:
         """The user's connections, the first to end first."""
-        return self._run(self._connections(self._key(user_id)))
+        return self._run(self._connections(self._key(user_id)), "connections")
 
     async def aconnections(self, user_id: Id) -> list[str]:
-        return await self._arun(self._connections(self._key(user_id)))
+        return await self._arun(self._connections(self._key(user_id)), "connections")
 
     def count(self) -> int:
         """How many users are online."""
-        return self._run(self._count(self._index))
+        return self._run(self._count(self._index), "count")
 
     async def acount(self) -> int:
-        return await self._arun(self._count(self._index))
+        return await self._arun(self._count(self._index), "count")
 
     def who(self, cursor: str | None = None, count: int = 100) -> Page:
         """About ``count`` of those online, in no order; pass ``page.cursor`` on for more.
 
         Who is online from the first page to the last is on one of them, perhaps on two.
         """
-        return self._run(self._who(cursor, count))
+        return self._run(self._who(cursor, count), "who")
 
     async def awho(self, cursor: str | None = None, count: int = 100) -> Page:
-        return await self._arun(self._who(cursor, count))
+        return await self._arun(self._who(cursor, count), "who")
 
     # -- the flows
 
-    def _run(self, flow: Flow[T]) -> T:
-        return self.cache.run(self._counted(flow))
+    def _run(self, flow: Flow[T], name: str) -> T:
+        return self.cache.run(self._counted(flow), f"presence.{name}")
 
-    async def _arun(self, flow: Flow[T]) -> T:
-        return await self.cache.arun(self._counted(flow))
+    async def _arun(self, flow: Flow[T], name: str) -> T:
+        return await self.cache.arun(self._counted(flow), f"presence.{name}")
 
     def _counted(self, flow: Flow[T]) -> Flow[T]:
         try:

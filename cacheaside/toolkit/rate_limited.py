@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from cacheaside.decorators import unwrap_kind
-from cacheaside.engine.commands import Flow
 from cacheaside.errors import ConfigError, RateLimited
 from cacheaside.faces import SameDecorator
 from cacheaside.keys import Signature, compile_key
 from cacheaside.plan import is_async
-from cacheaside.toolkit.ratelimit import RateLimiter
+from cacheaside.toolkit.ratelimit import Decision, RateLimiter
 from cacheaside.writers import Writer, rebound, whole_args
 
 NS = "rate_limit"
@@ -37,25 +36,25 @@ def rate_limited(limiter: RateLimiter, *, key: str, cost: int = 1) -> SameDecora
         fn, kind = unwrap_kind(target, "rate_limited")
         compute = compile_key(fn, kind, NS, key).function(Signature(fn, kind))
 
-        def hit(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow[None]:
-            whole = compute(*whole_args(kind, instance, args), **kwargs)
-            decision = yield from limiter.hit_rendered(whole.removeprefix(f"{NS}:"), cost)
-            if not decision:
-                raise RateLimited(
-                    f"{fn.__qualname__} is called too often: {decision.limit} in {decision.window:g} s; "
-                    f"again in {decision.retry_after:.3g} s",
-                    decision,
-                )
+        def rendered(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+            return compute(*whole_args(kind, instance, args), **kwargs).removeprefix(f"{NS}:")
+
+        def refuse(decision: Decision) -> NoReturn:
+            raise RateLimited(
+                f"{fn.__qualname__} is called too often: {decision.limit} in {decision.window:g} s; "
+                f"again in {decision.retry_after:.3g} s",
+                decision,
+            )
 
         def sync(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            limiter.cache.run(hit(instance, args, kwargs))
-            return wrapped(*args, **kwargs)
+            decision = limiter.hit_rendered(rendered(instance, args, kwargs), cost)
+            return wrapped(*args, **kwargs) if decision else refuse(decision)
 
         async def asynchronous(
             wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> Any:
-            await limiter.cache.arun(hit(instance, args, kwargs))
-            return await wrapped(*args, **kwargs)
+            decision = await limiter.ahit_rendered(rendered(instance, args, kwargs), cost)
+            return await wrapped(*args, **kwargs) if decision else refuse(decision)
 
         return Writer(rebound(fn, kind), asynchronous if is_async(fn) else sync)
 

@@ -139,27 +139,28 @@ class RateLimiter:
 
         Raises ConfigError for an identifier or cost that cannot be; nothing when Redis does not answer.
         """
-        return self.cache.run(self._hit(self._key(identifier), self.check_cost(cost)))
+        return self.hit_rendered(self._render(identifier), self.check_cost(cost))
 
     async def ahit(self, identifier: object, cost: int = 1) -> Decision:
-        return await self.cache.arun(self._hit(self._key(identifier), self.check_cost(cost)))
+        return await self.ahit_rendered(self._render(identifier), self.check_cost(cost))
 
     def peek(self, identifier: object, cost: int = 1) -> Decision:
         """What a hit would be told now; ``remaining`` is what is left before it."""
-        return self.cache.run(self._ask(0, self._key(identifier), self.check_cost(cost)))
+        return self.cache.run(self._ask(0, self._key(identifier), self.check_cost(cost)), "rate_limit.peek")
 
     async def apeek(self, identifier: object, cost: int = 1) -> Decision:
-        return await self.cache.arun(self._ask(0, self._key(identifier), self.check_cost(cost)))
+        asking = self._ask(0, self._key(identifier), self.check_cost(cost))
+        return await self.cache.arun(asking, "rate_limit.peek")
 
     def reset(self, identifier: object) -> None:
         """Forget all hits of an identifier. Other processes may refuse it until what they remember ends.
 
         Raises StoreUnavailable when Redis does not answer.
         """
-        self.cache.run(self._reset(self._key(identifier)))
+        self.cache.run(self._reset(self._key(identifier)), "rate_limit.reset")
 
     async def areset(self, identifier: object) -> None:
-        await self.cache.arun(self._reset(self._key(identifier)))
+        await self.cache.arun(self._reset(self._key(identifier)), "rate_limit.reset")
 
     def stats(self) -> dict[str, int]:
         """What became of the hits in this process; ``unavailable`` ones are among the first two."""
@@ -170,25 +171,36 @@ class RateLimiter:
             "unavailable": self.unavailable,
         }
 
+    def hit_rendered(self, rendered: str, cost: int) -> Decision:
+        """``hit`` for an identifier that a template has rendered."""
+        key = self._place(rendered)
+        known = self._recall(key, cost)
+        return self.cache.run(self._hit(key, cost), "rate_limit.hit") if known is None else known
+
+    async def ahit_rendered(self, rendered: str, cost: int) -> Decision:
+        key = self._place(rendered)
+        known = self._recall(key, cost)
+        return await self.cache.arun(self._hit(key, cost), "rate_limit.hit") if known is None else known
+
     # -- the flows
 
-    def hit_rendered(self, rendered: str, cost: int) -> Flow[Decision]:
-        """``hit`` for an identifier that a template has rendered."""
-        return self._hit(self._place(rendered), cost)
+    def _recall(self, key: str, cost: int) -> Decision | None:
+        """A refusal that needs no flow."""
+        known = self._denials.recall(key, cost, self._tick())
+        if known is not None:
+            self.remembered += 1
+            self.denied += 1
+        return known
 
     def _hit(self, key: str, cost: int) -> Flow[Decision]:
-        decision = self._denials.recall(key, cost, self._tick())
-        if decision is not None:
-            self.remembered += 1
-        else:
-            era, asked = self._denials.era, self._tick()
-            decision = yield from self._ask(1, key, cost)
-            if decision.known and not decision.allowed:
-                self._denials.remember(key, Denial(cost, asked, self._tick(), decision), era)
+        era, asked = self._denials.era, self._tick()
+        decision = yield from self._ask(1, key, cost)
         if decision.allowed:
             self.allowed += 1
-        else:
-            self.denied += 1
+            return decision
+        self.denied += 1
+        if decision.known:
+            self._denials.remember(key, Denial(cost, asked, self._tick(), decision), era)
         return decision
 
     def _ask(self, counting: int, key: str, cost: int) -> Flow[Decision]:
@@ -234,12 +246,15 @@ class RateLimiter:
     # -- what the hits are counted under
 
     def _key(self, identifier: object) -> str:
+        return self._place(self._render(identifier))
+
+    def _render(self, identifier: object) -> str:
         if not isinstance(identifier, tuple):
             identifier = (identifier,)
         parts = cast("tuple[object, ...]", identifier)
         if not parts or None in parts or "" in parts:
             raise ConfigError(f"identifier must be who hits, such as a user's id, not {identifier!r}")
-        return self._place(":".join([key_part(part, "identifier") for part in parts]))
+        return ":".join([key_part(part, "identifier") for part in parts])
 
     def _place(self, rendered: str) -> str:
         key = shorten(self._head + rendered, len(self._head))

@@ -20,6 +20,7 @@ from cacheaside import Cache, metrics, telemetry
 from cacheaside.errors import StoreUnavailable
 from cacheaside.testing import FakeClock
 from cacheaside.testing.chaos import FailingStore
+from cacheaside.toolkit import Presence, RateLimiter
 
 SECRET = "4242"
 
@@ -228,6 +229,25 @@ async def test_operations_and_batches_have_spans(
     assert [n for n in traced.names if n not in ("commit", "invalidate")] == [
         "set", "get", "expire", "ttl", "delete_matching",
     ]  # fmt: skip
+
+
+def test_the_toolkit_s_spans_tell_nothing_of_who_it_was(cache: Cache, traced: Trace) -> None:
+    """A hit, a lock and a presence are spans; a refusal that is remembered is none."""
+    limiter = RateLimiter(cache, 1, 60)
+    for _ in range(5):
+        limiter.hit(SECRET)
+    limiter.peek(SECRET)
+    limiter.reset(SECRET)
+    with cache.lock(SECRET) as held:
+        held.perform(None)
+    presence = Presence(cache)
+    presence.online(SECRET, SECRET)
+    presence.who()
+    assert traced.names == [
+        *("rate_limit.hit", "rate_limit.hit", "rate_limit.peek", "rate_limit.reset"),
+        *("lock.acquire", "lock.release", "presence.online", "presence.who"),
+    ]
+    assert not any(SECRET in span.to_json() for span in traced.spans)
 
 
 def test_an_invalidation_that_is_not_acknowledged_says_so(clock: FakeClock, traced: Trace) -> None:
