@@ -22,6 +22,9 @@ log = logging.getLogger("cacheaside")
 
 EXTRA: Final = "a progress bar needs rich: pip install 'cacheaside[cli]'"
 
+CLOSE_WITHIN: Final = 5.0
+"""Seconds that closing the cache waits for the batch that is being loaded."""
+
 Source = Iterable[Any] | Callable[[], Iterable[Any]] | Callable[[], Awaitable[Iterable[Any]]]
 Tell = Callable[[int], None]
 
@@ -118,6 +121,13 @@ class Warmer:
         self._begin()
         self._start_thread(self._scheduled())
 
+    def close(self) -> None:
+        """What closing the cache does: ``stop``, but not for ever."""
+        self.stop(CLOSE_WITHIN)
+
+    async def aclose(self) -> None:
+        await self.astop(CLOSE_WITHIN)
+
     def stop(self, timeout: Seconds | None = None) -> bool:
         """End the schedule when the batch that is being loaded is through; False if that takes longer.
 
@@ -145,7 +155,7 @@ class Warmer:
         self._end()
         task, self._task = self._task, None
         wait = None if timeout is None else seconds("timeout", timeout)
-        if task is not None:
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
             await asyncio.wait((task,), timeout=wait)
         through = await asyncio.to_thread(self.stop, wait)
         return through and (task is None or task.done())
@@ -174,6 +184,7 @@ class Warmer:
         if (self._thread is not None and self._thread.is_alive()) or self._task is not None:
             raise ConfigError("this warmer has started already")
         self._stopped = Future()
+        self.cache.parts.add(self)
 
     def _start_thread(self, jobs: list[Job]) -> None:
         flow = self._schedule(jobs, self._stopped)

@@ -522,6 +522,26 @@ def test_start_and_stop(any_cache: Cache) -> None:
     assert warmer.stop() is True
 
 
+async def test_closing_the_cache_ends_its_warmers() -> None:
+    for close in ("sync", "async"):
+        cache = Cache("embedded://")
+        warmer = Warmer(cache)
+        warmer.add(Posts(cache).find, [1], every=3600)
+
+        @cache.cached(ns="n", key="{x}")
+        async def f(x: int) -> int:
+            return x
+
+        warmer.add(f, [1], every=3600)
+        await warmer.astart()
+        if close == "sync":
+            await asyncio.to_thread(cache.close)
+        else:
+            await cache.aclose()
+        assert await warmer.astop() is True
+        assert [t for t in threading.enumerate() if t.name == "cacheaside-warm"] == []
+
+
 async def test_astart_and_astop(any_cache: Cache, paint: Painter) -> None:
     posts, began = Posts(any_cache, paint), threading.Event()
     warmer = Warmer(any_cache)
