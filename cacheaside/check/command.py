@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from cacheaside.check.run import Result, run
 from cacheaside.check.settings import MODES, Settings
 from cacheaside.errors import ConfigError
 
+INTERRUPTED = 130
 FAULT_HELP = "What goes wrong meanwhile; may be repeated. One of " + ", ".join(FAULTS) + "."
 MODE_HELP = (
     f"What is checked: {MODES[0]}, or {', '.join(MODES[1:])}, which are wrong and have to be found out."
@@ -65,7 +67,7 @@ def check(
     is held against what had been acknowledged when its call began.
 
     Exit code: 0 if all is well; 1 if an answer was stale, a call raised or took too long, or something was
-    left open; 2 if the check could not run or has shown nothing.
+    left open; 2 if the check could not run or has shown nothing; 130 after Ctrl-C.
     """
     settings = Settings(
         url=url, server=server, faults=tuple(fault), mode=mode, seconds=seconds, processes=processes,
@@ -75,18 +77,21 @@ def check(
     page = "" if into is None else read_page(into, everything)
     console = Console()
     results: list[Result] = []
-    for each in list(all_rows(settings)) if everything else [settings]:
-        results.append(watched(each))
-        if json:
-            console.out(as_json(results[-1]), highlight=False)
-        elif not everything:
-            console.print(words(results[-1]))
-    if everything and into is not None:
+    wanted = list(all_rows(settings)) if everything else [settings]
+    with suppress(KeyboardInterrupt):
+        for each in wanted:
+            results.append(watched(each))
+            if json:
+                console.out(as_json(results[-1]), highlight=False)
+            elif not everything:
+                console.print(words(results[-1]))
+    complete = len(results) == len(wanted)
+    if everything and into is not None and complete:
         into.write_text(with_table(page, markdown(results)), "utf-8")
     elif everything and not json:
         console.out(markdown(results), highlight=False)
     codes = {result.code for result in results}
-    raise typer.Exit(1 if 1 in codes else max(codes))
+    raise typer.Exit(INTERRUPTED if not complete else 1 if 1 in codes else max(codes))
 
 
 def read_page(into: Path, everything: bool) -> str:

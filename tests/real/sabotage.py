@@ -10,6 +10,7 @@ from typing import Any
 
 import cachetools
 
+from cacheaside import Cache
 from cacheaside.stores.memory import NearCache
 from cacheaside.world import ProcessWorld
 
@@ -27,4 +28,13 @@ def believe_l1_for_ever(*args: Any, **kwargs: Any) -> cachetools.LRUCache[str, i
     def nothing(self: NearCache, until: float) -> None: ...
 
     NearCache.horizon = property(lambda self: math.inf, nothing)  # type: ignore[assignment]
+    return cachetools.LRUCache(*args, **kwargs)
+
+
+def never_close(*args: Any, **kwargs: Any) -> cachetools.LRUCache[str, int]:
+    """Closing does nothing."""
+
+    async def nothing(self: Cache) -> None: ...
+
+    Cache.aclose = nothing  # type: ignore[method-assign]
     return cachetools.LRUCache(*args, **kwargs)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +21,8 @@ from cacheaside.check.faults import FAULTS, Fault
 from cacheaside.check.run import Result, run
 from cacheaside.check.settings import Settings
 from cacheaside.testing import Server, available
-from tests.real.sabotage import believe_l1_for_ever, trust_every_server
+from cacheaside.testing.servers import wait_until
+from tests.real.sabotage import believe_l1_for_ever, never_close, trust_every_server
 
 SMALL: dict[str, Any] = {"processes": 2, "threads": 2, "tasks": 2, "keys": 48, "writes": 150}
 CROWDED = {"keys": 12, "writes": 400}
@@ -155,6 +158,15 @@ def test_a_cache_that_believes_its_l1_without_heartbeats_is_found_out(
     assert found.trace[-1].what.startswith("is answered from l1")
 
 
+def test_what_a_cache_leaves_open_is_found_out(one_redis_url: str) -> None:
+    settings = Settings(url=one_redis_url, seconds=0.5, cache={"l1_policy": never_close}, **SMALL)
+    result = run(settings)
+    left = " ".join(result.findings.leaks)
+    assert "p0: thread cacheaside-channel" in left
+    assert "sockets" in left
+    assert result.code == 1
+
+
 # ---------------------------------------------------------------------------- the command
 
 
@@ -193,3 +205,25 @@ def test_the_command_prints_json_without_a_password() -> None:
         assert told["findings"]["stale"] == 0
         assert told["findings"]["acknowledged"] > 0
         assert "s3cret-word" not in done.stdout + done.stderr
+
+
+def test_ctrl_c_ends_the_command_and_all_that_it_started() -> None:
+    arguments = [sys.executable, "-c", "from cacheaside.cli import main; main()", "check", "--seconds", "50"]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as asked:
+        assert wait_until(lambda: len(session(asked.pid)) >= 5, 30)  # itself and its workers
+        asked.send_signal(signal.SIGINT)
+        assert asked.wait(30) == 130
+        assert wait_until(lambda: session(asked.pid) == [], 10), session(asked.pid)
+
+
+def session(leader: int) -> list[int]:
+    """The processes that a command has started, itself included, as far as they have not ended."""
+    found: list[int] = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, number = file.read_text().rpartition(")")[2].split()[:4]
+            if int(number) == leader and state != "Z":
+                found.append(int(file.parent.name))
+    return found
