@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -39,8 +40,11 @@ class Crew:
 
     def __enter__(self) -> Self:
         CONTEXT.set_forkserver_preload(["cacheaside.check.worker"])
-        for place in range(len(self._processes)):
-            self._start(place)
+        with ExitStack() as stack:
+            stack.push(self)
+            for place in range(len(self._processes)):
+                self._start(place)
+            stack.pop_all()
         return self
 
     def __exit__(

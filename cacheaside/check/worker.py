@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import multiprocessing
 import os
 import random
 import signal
@@ -55,6 +56,7 @@ class Plan(Struct, frozen=True):
 def work(plan: Plan, board: Board, place: int, name: str) -> None:
     """The main function of a process, ``name``, that stands in ``place`` of the board."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by who started us
+    threading.Thread(target=end_with_parent, name="check-parent", daemon=True).start()
     recorder = Recorder(Path(plan.directory), name)
     hear(recorder)
     table = plan.open_table()
@@ -64,6 +66,14 @@ def work(plan: Plan, board: Board, place: int, name: str) -> None:
     gc.collect()
     recorder.add(Ended(clock(), counts, tasks + Remains.now().beyond(before)))
     recorder.close()
+
+
+def end_with_parent() -> None:
+    """Work for nobody when who started us is gone, killed perhaps."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class Trouble(logging.Handler):
