@@ -7,6 +7,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from cacheaside.check import clusters as clusters
 from cacheaside.check import failovers as failovers
 from cacheaside.check.faults import FAULTS, Fault, Needs
 from cacheaside.check.wrong import NEEDS, WRONG

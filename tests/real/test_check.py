@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {"processes": 2, "threads": 2, "tasks": 2, "keys": 48, "
 CROWDED = {"keys": 12, "writes": 400}
 """Loads and writes of a row meet often."""
 KINDS = list(available())
-LONG = {"sentinel-failover": 4.0}
+LONG = {"sentinel-failover": 4.0, "cluster-failover": 4.0}
 """Seconds, for faults that take their time."""
 OWN = [name for name, fault in FAULTS.items() if fault.needs not in ("", "proxy")]
 GUEST = [name for name, fault in FAULTS.items() if fault.needs in ("", "proxy")]
@@ -36,6 +36,8 @@ GUEST = [name for name, fault in FAULTS.items() if fault.needs in ("", "proxy")]
 
 def kind_for(name: str) -> str:
     """Servers take turns: each row needs one, and together they need both."""
+    if FAULTS[name].needs == "cluster":  # the quicker one to start
+        return KINDS[-1]
     return KINDS[[*GUEST, *OWN].index(name) % len(KINDS)] if KINDS else "none"
 
 
