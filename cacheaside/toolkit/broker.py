@@ -434,7 +434,7 @@ def connector(cache: Cache, timeout: float = 0.0) -> Callable[[], Any] | None:
     """
     endpoint = cache.endpoint
     if endpoint is not None:
-        patient = replace(endpoint, timeout=endpoint.timeout + timeout)
+        patient = replace(endpoint, timeout=endpoint.wait + timeout)
         return lambda: connect(patient, lambda _: None)
     store = innermost(cache.store)
     if isinstance(store, EmbeddedStore):
