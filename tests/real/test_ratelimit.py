@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from cacheaside import Cache
-from cacheaside.testing import Server
+from cacheaside.testing import FakeClock, Server
 from cacheaside.toolkit import RateLimiter
 
 every = pytest.mark.parametrize("algorithm", ["sliding-log", "sliding-counter", "gcra"])
@@ -93,6 +93,17 @@ async def test_who_sleeps_for_retry_after_is_let_in(redis_url: str, algorithm: A
                 continue
             await asyncio.sleep(half.retry_after)
             assert limiter.hit("ann")
+
+
+@every
+def test_the_clocks_of_clients_do_not_matter(redis_url: str, algorithm: Any) -> None:
+    """In the original each client drops and counts by its own."""
+    late, early = FakeClock(time.time() - 7200), FakeClock(time.time() + 7200)
+    with Cache(redis_url, clock=late) as one, Cache(redis_url, clock=early) as other:
+        limiters = [RateLimiter(cache, 4, 3600, algorithm, remember=0) for cache in (one, other)]
+        told = [limiter.hit("ann") for _ in range(4) for limiter in limiters]
+        assert [decision.allowed for decision in told] == [True] * 4 + [False] * 4
+        assert all(0 < decision.retry_after <= 3600 + 3600 for decision in told[4:])
 
 
 def test_what_is_kept_is_bounded_and_ends(redis_url: str, server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import unicodedata
 import uuid
 from bisect import bisect_right
 from typing import Any
@@ -363,6 +364,25 @@ def test_a_key_is_the_seed_s_and_no_identifier_can_forge_another(
 ) -> None:
     RateLimiter(redis_cache, name="api").hit(who)
     assert redis_store.client.keys() == [f"cacheaside:global:rate_limit:api:{rest}".encode()]
+
+
+parts = st.one_of(st.text(min_size=1), st.integers(), st.binary(min_size=1))
+identifiers = st.lists(parts, min_size=1, max_size=3).map(tuple)
+
+
+@settings(max_examples=300)
+@given(one=identifiers, other=identifiers)
+def test_no_two_identifiers_share_a_key(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+    def composed(who: tuple[Any, ...]) -> list[Any]:  # text is compared as keys are, composed
+        return [unicodedata.normalize("NFC", part) if isinstance(part, str) else part for part in who]
+
+    limiter = RateLimiter(Cache("embedded://"), name="api")
+    keys = limiter._key(one), limiter._key(other)
+    assert (keys[0] == keys[1]) == (composed(one) == composed(other))
+    for key in keys:
+        assert key.startswith("cacheaside:global:rate_limit:api:")
+        assert len(key.encode()) < 300
+        assert not {"{", "}", " ", "\n"} & set(key)
 
 
 def test_a_long_identifier_ends_in_a_hash(redis_cache: Cache, redis_store: Any) -> None:
