@@ -6,6 +6,7 @@ import base64
 import importlib
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -523,3 +524,36 @@ def test_a_conversation_goes_with_its_pages_and_the_list_of_every_participant(ca
 def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     seed_keys.main()
     assert capsys.readouterr().out.splitlines()[0] == "posts:feed:7:page:1"
+
+
+# ---------------------------------------------------------------------------- whatever the arguments
+
+
+class AnyKeys(Keyspace, ns="fuzz"):
+    ids = Key("ids:{a:id}:of:{b:id}")
+    texts = Key("texts:{a:str}-{b:str}")
+    numbers = Key("numbers:{a:int}-{b:int}")
+    searches = Key("searches:{a:text}+{b:text}")
+
+
+def nfc(*texts: object) -> list[str]:
+    return [unicodedata.normalize("NFC", str(text)) for text in texts]
+
+
+@given(*[st.one_of(st.text(max_size=5), st.text("%:-~3A2D +=", max_size=6), st.integers(-99, 99))] * 4)
+@settings(deadline=None)
+def test_other_arguments_make_another_key(a: Any, b: Any, c: Any, d: Any) -> None:
+    """Two calls share a key only if their ids are spelled alike; no argument ends its part of the key."""
+    keys = AnyKeys
+    assert (keys.ids(a, b) == keys.ids(c, d)) == (nfc(a, b) == nfc(c, d))
+    assert keys.ids(a, b).count(":") == 4
+    assert not re.search(r"[\s{}\x00-\x1f]", keys.ids(a, b))
+    a, b, c, d = map(str, (a, b, c, d))
+    assert (keys.texts(a, b) == keys.texts(c, d)) == (nfc(a, b) == nfc(c, d))
+    assert (keys.searches(a, b) == keys.searches(c, d)) == ((a, b) == (c, d))
+
+
+@given(*[st.integers()] * 4)
+def test_other_numbers_make_another_key(a: int, b: int, c: int, d: int) -> None:
+    assert (AnyKeys.numbers(a, b) == AnyKeys.numbers(c, d)) == ((a, b) == (c, d))
+    assert (AnyKeys.numbers(a, -b) == AnyKeys.numbers(-a, b)) == (a == b == 0)
