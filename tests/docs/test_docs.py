@@ -16,7 +16,7 @@ import pytest
 import typer
 
 import cacheaside
-from cacheaside import Cache, decorators, default
+from cacheaside import Cache, decorators, default, keyspace
 from cacheaside.check.settings import FAULTS
 from cacheaside.cli import make_app
 from cacheaside.codecs import codec_for
@@ -44,6 +44,7 @@ def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, A
     monkeypatch.delenv("CACHEASIDE_URL", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(decorators, "_claims", WeakValueDictionary())
+    monkeypatch.setattr(keyspace, "_spaces", WeakValueDictionary())
     monkeypatch.setattr(default, "_cache", None)
     module = types.ModuleType("app")
     monkeypatch.setitem(sys.modules, "app", module)
