@@ -12,7 +12,7 @@ from cacheaside.engine.commands import Expect, Fetch, Lock, Sleep, Spawn, Wait
 from cacheaside.engine.flights import Flight, Flights, Landed, Name
 from cacheaside.errors import StoreUnavailable
 from cacheaside.keys import RawKeys
-from cacheaside.stores.memory import NearCache
+from cacheaside.stores.memory import Entry, NearCache
 from cacheaside.world import ClusterWorld, ProcessWorld
 from tests.proof.steps import KEY, Database, Dropped, Episode, Note, Scenario, Stale, Write
 
@@ -100,14 +100,16 @@ class ToldFlights(Flights):
         super().close(flight)
 
     def summary(self) -> Any:
-        return tuple(sorted((name, state_of(flight)) for name, flight in self._flying.items()))
+        near = self.process.heard
+        return tuple(sorted((name, state_of(flight, near)) for name, flight in self._flying.items()))
 
 
-def state_of(flight: Flight) -> Any:
+def state_of(flight: Flight, near: ToldNear | None) -> Any:
     if not flight.done.done():
         return ("flying", flight.waiters)
     landed = flight.landed
-    return ("landed", flight.waiters, repr((landed.payload, landed.value, landed.error)))
+    since = near and near.since(landed.since) if landed.late else None
+    return ("landed", flight.waiters, repr((landed.payload, landed.value, landed.error, landed.late, since)))
 
 
 class ToldNear(NearCache):
@@ -118,8 +120,11 @@ class ToldNear(NearCache):
         self.process = process
 
     def now(self) -> int:
+        """Only what was marked since will matter, so that is what is on record: see ``since``."""
         self.process.touched = True
-        return self.process.tell(super().now())
+        since = super().now()
+        self.process.turn.sinces.append(since)
+        return since
 
     def put(self, *args: Any) -> None:
         self.process.touched = True
@@ -133,9 +138,18 @@ class ToldNear(NearCache):
         self.process.touched = True
         return self.process.tell(super().unmarked(tags, since))
 
+    def since(self, count: int) -> Any:
+        """What may not settle any more of what was read at this count; all else it might be asked."""
+        marked = sorted(name for name, mark in self._marks.items() if mark > count)
+        return (count < self._floor, *marked)
+
     def summary(self) -> Any:
-        entries = sorted((k, e.value, [t.dead for t in e.tags]) for k, e in self.entries.items())
-        return repr((entries, self._count, self._floor, sorted(self._marks.items())))
+        entries = sorted((key, entry.value, dead(entry)) for key, entry in self.entries.items())
+        return repr(entries)
+
+
+def dead(entry: Entry) -> bool:
+    return any(tag.dead for tag in entry.tags)
 
 
 class ToldNames(dict[str, tuple[str, ...]]):
@@ -166,14 +180,16 @@ class Actor:
         self.flow: Generator[Any, Any, Any] | None = None
         self.command: Any = None
         self.told: list[Any] = []
+        self.sinces: list[int] = []
+        """What the L1 had counted when reads began whose results are still to settle."""
         self.polled: tuple[tuple[Any, Any], ...] = ()
         self.dead = False
 
-    def summary(self) -> Any:
+    def summary(self, near: ToldNear | None) -> Any:
         if self.command is None or self.dead:
             return None
-        waited_for = state_of(self.command.flight) if type(self.command) is Wait else None
-        return (self.at, repr(self.told), waited_for)
+        waited_for = state_of(self.command.flight, near) if type(self.command) is Wait else None
+        return (self.at, repr(self.told), waited_for, near and tuple(map(near.since, self.sinces)))
 
 
 class Process:
@@ -230,7 +246,12 @@ class Process:
             actor.polled += ((command, answer),)
         elif type(command) is Sleep:
             actor.polled = ()
-        actor.told.append((answer, state_of(command.flight)) if type(command) is Wait else answer)
+        if type(command) is Wait:
+            actor.told.append((answer, state_of(command.flight, self.heard)))
+            if command.flight.done.done():
+                actor.sinces.append(command.flight.landed.since)
+        else:
+            actor.told.append(answer)
         self._advance(actor, lambda flow: flow.send(answer))
 
     def time_out(self, number: int) -> None:
@@ -247,7 +268,7 @@ class Process:
     def _fail(self, number: int, error: BaseException) -> None:
         actor = self.actors[number]
         command = actor.command
-        flight = state_of(command.flight) if type(command) is Wait else None
+        flight = state_of(command.flight, self.heard) if type(command) is Wait else None
         actor.told.append((type(error).__name__, flight, self.world.flights.summary()))
         self._advance(actor, lambda flow: flow.throw(error))
 
@@ -309,6 +330,7 @@ class Process:
         actor = Actor(self.first + number, f"spawned {number}", ())
         self.actors.append(actor)
         turn, actor.flow, actor.at = self.turn, command.flow, 0
+        actor.sinces = list(turn.sinces)
         actor.told.append((turn.number, turn.at, *turn.told))  # what the flow was made from
         self._advance(actor, next)
         self.turn = turn
@@ -316,7 +338,7 @@ class Process:
     def _next_episode(self, actor: Actor) -> None:
         actor.at += 1
         self.turn = actor
-        actor.nonces, actor.told, actor.polled = 0, [], ()
+        actor.nonces, actor.told, actor.polled, actor.sinces = 0, [], (), []
         if actor.at >= len(actor.episodes):
             actor.flow = actor.command = None
         else:
@@ -326,7 +348,7 @@ class Process:
     def summary(self) -> Any:
         near = self.heard.summary() if self.heard is not None else None
         return (
-            tuple(actor.summary() for actor in self.actors),
+            tuple(actor.summary(self.heard) for actor in self.actors),
             self.world.flights.summary(),  # type: ignore[attr-defined]
             near,
             tuple(self.site.late_names.items()),
