@@ -38,11 +38,12 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from cacheaside.engine.commands import Fetch, Load, Loaded, Sleep, Wait
+from cacheaside.engine.commands import Confirm, Fetch, Load, Loaded, Sleep, Wait
 from cacheaside.engine.read import peek
 from cacheaside.entry import SLOT_HELD, TAG_HELD, Held, holds, is_hold, pack_holds, parse
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.testing.chaos import keys_of
+from tests.proof.channel import Line, Piped, encoder, pipeline, told
 from tests.proof.process import Actor, Process, server_of
 from tests.proof.steps import Acknowledge, Database, Expire, Note, Scenario, Write, merge, parts
 from tests.proof.words import words
@@ -63,6 +64,11 @@ class Node(Struct, frozen=True, eq=False):
     moved: bool
     kept: int | None
     stale: str
+    up: bool
+    """Whether it believes to be on its line."""
+    horizon: float
+    beat: bytes
+    """The name of the heartbeat that it has sent last."""
 
     def path(self) -> list[tuple[Any, ...]]:
         events: list[tuple[Any, ...]] = []
@@ -80,6 +86,8 @@ class Want(Struct, frozen=True, eq=False):
     command: Any
     parts: tuple[Any, ...]
     """What the command falls into in a cluster, else (command,)."""
+    asked: bool
+    """Whether the proof that it wants has been asked for."""
     landed: bool
     polled: tuple[tuple[Any, Any], ...]
     begun: bool
@@ -87,7 +95,7 @@ class Want(Struct, frozen=True, eq=False):
     def asks(self) -> Any:
         """What two actors who were told the same must agree on."""
         kind = type(self.command)
-        return (kind, kind in (Load, Wait, Sleep) or self.command, self.landed, self.polled)
+        return (kind, kind in (Load, Wait, Sleep) or self.command, self.asked, self.landed, self.polled)
 
 
 class State(NamedTuple):
@@ -103,15 +111,21 @@ class State(NamedTuple):
     acknowledged: int
     epochs: tuple[int, ...]
     moved: bool
-    budget: tuple[int, int, int, int, int, int]
+    budget: tuple[int, ...]
     nodes: tuple[Node, ...]
     inbox: tuple[tuple[int, int, int, Any], ...]
     """Replies that have not been read: process, actor, part of the command, reply."""
+    lines: Lines = ()
+    now: int = 0
+    then: tuple[int, ...] = ()
+    """What had been acknowledged when each of the ticks ended that a window is long, and by now."""
 
 
 OURS = (Note, Write, Acknowledge, Load, Expire)
-EVICT, FAILOVER, CANCEL, DIE, LOSE, MOVE = range(6)
+EVICT, FAILOVER, CANCEL, DIE, LOSE, MOVE, CUT = range(7)
+ACTS = {"step", "read", "wait", "wake", "proof", "cancel", "lose", "time_out", "die"}
 Choice = tuple[Any, ...]
+Lines = tuple[Line | None, ...]
 Rows = tuple[tuple[str, tuple[bytes, float]], ...]
 
 
@@ -138,10 +152,11 @@ class Explorer:
         self.report = Report()
         self.time = 0.0
         self.halves = (0, 1) if scenario.spread else (0,)
+        self.encode = encoder()
         self.store = EmbeddedStore(2**30, lambda: 0.0)
         # With an L1, what a get does between its note and its first command is others' business too.
         self._parked: OrderedDict[int, Process] = OrderedDict()
-        self.joins_notes = not (scenario.l1 or scenario.witness or scenario.cluster)
+        self.joins_notes = not (scenario.l1 or scenario.witness or scenario.cluster or scenario.channel)
         self.forget()
 
     def forget(self) -> None:
@@ -197,13 +212,15 @@ class Explorer:
             process = self._parked.pop(id(node), None)
             if process is None:
                 process = Process(self.scenario, node.index, self.scenario.clock)
-                for name, *arguments in node.path():
-                    getattr(process, name)(*arguments)
-            process.touched = False
-            getattr(process, event[0])(*event[1:])
+                for earlier in node.path():
+                    process.happen(earlier)
+            process.happen(event)
             if not process.touched:
                 self._alone.add(at)
-            known = self._next[at] = self._node(process, node.index, node, event)
+            known = self._node(process, node.index, node, event)
+            if known.kept is None and not known.stale and not any(known.wants):
+                known = self.over[node.index]
+            self._next[at] = known
             self.report.answers += 1
         return known
 
@@ -239,9 +256,11 @@ class Explorer:
                 earlier, event = self.origins[index], entered
             node = self._nodes[key] = Node(
                 index, earlier, event, wants, process.shared, process.seen, process.moved,
-                process.l1_version(), process.stale,
+                process.l1_version(), process.stale, bool(process.listener and process.listener.up),
+                process.heard.horizon if process.heard else 0.0, process.beat_name,
             )  # fmt: skip
         self.report.covered.update(n for n, count in process.site.counts.snapshot().items() if count)
+        self.report.covered.update(process.happened)
         self._park(node, process)
         return node
 
@@ -249,9 +268,17 @@ class Explorer:
         command = actor.command
         if command is None or actor.dead:
             return None
-        split = parts(command) if self.scenario.cluster else (command,)
+        split = (command,)
+        if self.scenario.cluster:
+            split = parts(command)
+        elif self.scenario.channel:
+            split = pipeline(self.encode, command)
         landed = type(command) is Wait and command.flight.done.done()
-        return Want(actor.name, command, split, landed, actor.polled, bool(actor.told))
+        if actor.proof is not None:
+            landed = actor.proof[1].done()
+        return Want(
+            actor.name, command, split, actor.proof is not None, landed, actor.polled, bool(actor.told)
+        )
 
     def _start(self) -> State:
         rows = self.number(())
@@ -268,10 +295,17 @@ class Explorer:
                     rows, reply = self.perform(rows, actor.command)
                     process.reply(0, reply)
         s = self.scenario
-        self.origins = tuple(self._node(Process(s, i, s.clock), i, None, ()) for i in range(len(s.processes)))
-        budget = (s.evictions, s.failovers, s.cancels, s.deaths, s.losses, s.moves)
+        crews = range(len(s.processes))
+        self.origins = tuple(self._node(Process(s, i, s.clock), i, None, ()) for i in crews)
+        budget = (s.evictions, s.failovers, s.cancels, s.deaths, s.losses, s.moves, s.cuts)
         before = tuple(self.half(rows, half) for half in self.halves) if s.failovers else ()
-        return State(rows, before, 0, 0, (0, 0, 0), False, budget, self.origins, ())
+        self.over = tuple(Node(i, None, (), (), False, (), False, None, "", False, 0.0, b"") for i in crews)
+        state = State(rows, before, 0, 0, (0, 0, 0), False, budget, self.origins, ())
+        if not s.channel:
+            return state
+        line = Line("on", (), (), 0, s.beats)
+        lines = tuple(line if i in s.channel else None for i in range(len(s.processes)))
+        return state._replace(lines=lines, then=(0,) * (s.window + 1))
 
     def half(self, rows: int, half: int) -> int:
         """What the values' server holds, or that of the tags; on one server it is the same."""
@@ -317,14 +351,38 @@ class Explorer:
     def wrong(self, state: State) -> str:
         """The broken promise in this state, if any: given, or waiting for whoever asks next."""
         least = state.acknowledged
-        for node in state.nodes:
+        for p, node in enumerate(state.nodes):
             if node.stale:
                 return node.stale
-            if node.kept is not None and node.kept < least:
+            if node.kept is None:
+                continue
+            if state.lines:
+                if said := self.incoherent(state, p, node.kept):
+                    return said
+            elif node.kept < least:
                 return f"L1 holds {node.kept}, {least} is acknowledged"
         stored = self.stored(state.rows, state.epochs, state.moved)
         if stored is not None and stored < least:
             return f"L2 holds {stored}, {least} is acknowledged"
+        return ""
+
+    def incoherent(self, state: State, p: int, kept: int) -> str:
+        """The broken promise of an L1 beside Redis, if any.
+
+        It never holds less than what its process has been told of; and while it is believed, no less than
+        what had been acknowledged a window ago, whatever its process has been told.
+        """
+        node, line = state.nodes[p], state.lines[p]
+        assert line is not None
+        believed = state.now < node.horizon
+        if believed:
+            self.report.covered.add("l1")
+            if kept < state.acknowledged:
+                self.report.covered.add("l1_behind")
+        if node.up and kept < line.least:
+            return f"L1 of {p} holds {kept}, and {line.least} has been heard of"
+        if believed and kept < state.then[0]:
+            return f"L1 of {p} is believed and holds {kept}, {state.then[0]} was acknowledged a window ago"
         return ""
 
     # -- what may happen next
@@ -348,15 +406,24 @@ class Explorer:
                     moves.append(("read", p, a))
                 elif kind is Wait:
                     (moves if want.landed else later).append(("wait" if want.landed else "time_out", p, a))
+                elif kind is Confirm and state.lines and state.lines[p] is not None:
+                    if not want.asked:
+                        moves.append(("ask", p, a))
+                    else:
+                        (moves if want.landed else later).append(
+                            ("proof" if want.landed else "time_out", p, a)
+                        )
                 elif kind is Sleep:
                     news = not want.polled or any(
                         self.perform(rows, command)[1] != reply for command, reply in want.polled
                     )
                     (moves if news else later).append(("wake" if news else "time_out", p, a))
                 else:
-                    moves += [("step", p, a, part) for part in range(len(want.parts)) if part not in done]
+                    open_parts = range(len(want.parts)) if not state.lines else (len(done),)
+                    moves += [("step", p, a, part) for part in open_parts if part not in done]
                     if budget[LOSE] and kind not in OURS:
                         moves += [("lose", p, a, False), ("lose", p, a, True)]
+        moves += [("hear", p) for p, line in enumerate(state.lines) if line is not None and line.queue]
         if not moves or self.scenario.impatient:
             moves += later
         if moves:
@@ -367,20 +434,98 @@ class Explorer:
                 moves += [("failover", half) for half in lost]
             if budget[MOVE]:
                 moves.append(("move",))
+        if state.lines:
+            moves += self._weather(state)
         return moves
 
+    def _weather(self, state: State) -> list[Choice]:
+        """What may happen to the lines, and to time."""
+        moves: list[Choice] = []
+        done = written(state)
+        for p, line in enumerate(state.lines):
+            if line is None:
+                continue
+            up = state.nodes[p].up
+            if line.status == "on" and state.budget[CUT] and (line.queue or line.flying or not done):
+                moves.append(("cut", p))
+            elif line.status == "asked":
+                moves.append(("admit", p))
+            elif line.status == "cut":
+                moves += [("notice", p), ("again", p)] if up else [("subscribe", p)]
+            if up and line.beats:
+                moves.append(("beat", p))
+            moves += [("carry", p, name) for name in line.flying]
+        if state.now < self.scenario.ticks:
+            moves.append(("tick",))
+        return moves
+
+    def _happen(self, state: State, kind: str, *rest: Any) -> State:
+        """Take a step of the lines or of time."""
+        self.report.covered.add(kind)
+        if kind == "tick":
+            return state._replace(now=state.now + 1, then=(*state.then[1:], state.then[-1]))
+        p, *_ = rest
+        node, line, budget = state.nodes[p], state.lines[p], state.budget
+        assert line is not None
+        if kind == "hear":
+            event, _ = line.queue[0]
+            node, line = self.follow(node, (*event, float(state.now))), line.heard()
+            if event == ("confirmed",) and not node.up:
+                self.report.covered.add("gap")
+                line = line.cut()  # it was not asked for: the process leaves this line and takes another
+        elif kind == "cut":
+            line, budget = line.cut(), spent(budget, CUT)
+        elif kind == "notice":
+            node = self.follow(node, ("broken",))
+        elif kind == "subscribe":
+            node, line = self.follow(node, ("subscribing",)), line._replace(status="asked")
+        elif kind in ("admit", "again"):  # again: by the client itself, and the process knows nothing of it
+            line = line.subscribed(state.acknowledged)
+        elif kind == "beat":
+            node = self.follow(node, ("beat", float(state.now)))
+            line = line._replace(flying=(*line.flying, node.beat), beats=line.beats - 1)
+        elif kind == "carry":
+            left = tuple(name for name in line.flying if name != rest[1])
+            line = line._replace(flying=left).published("returned", rest[1])
+        elif kind == "ask":
+            node = self.follow(node, ("ask", rest[1]))
+            line = line.published("returned", node.beat)
+        after = state._replace(
+            nodes=(*state.nodes[:p], node, *state.nodes[p + 1 :]),
+            lines=(*state.lines[:p], line, *state.lines[p + 1 :]),
+            budget=budget,
+        )
+        return self._without_idle_lines(after)
+
+    def _without_idle_lines(self, state: State) -> State:
+        """Nothing matters any more to a process that does nothing and whose L1 holds nothing that may age."""
+        done = written(state)
+        nodes, lines = list(state.nodes), list(state.lines)
+        for p, (node, line) in enumerate(zip(state.nodes, state.lines, strict=True)):
+            if line is None or any(node.wants) or node.stale:
+                continue
+            if node.kept is None or (done and node.kept == state.db):
+                nodes[p], lines[p] = self.over[p], None
+        return state._replace(nodes=tuple(nodes), lines=tuple(lines))
+
     def take(self, state: State, choice: Choice) -> State:
-        kind = choice[0]
-        rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox = state
+        kind, *rest = choice
+        if kind in ACTS:
+            return self._act(state, kind, *rest)
+        budget = state.budget
         if kind == "evict":
-            left = tuple(row for row in self._rows[rows] if row[0] != choice[1])
+            left = tuple(row for row in self._rows[state.rows] if row[0] != choice[1])
             return state._replace(rows=self.number(left), budget=spent(budget, EVICT))
         if kind == "failover":
             return self.fail_over(state, choice[1])
         if kind == "move":  # with all that was acknowledged: there is nothing to forget yet
-            there = (self.half(rows, 0), *before[1:]) if budget[FAILOVER] else ()
+            there = (self.half(state.rows, 0), *state.before[1:]) if budget[FAILOVER] else ()
             return state._replace(before=there, moved=True, budget=spent(budget, MOVE))
-        _, p, a, *rest = choice
+        return self._happen(state, kind, *rest)
+
+    def _act(self, state: State, kind: str, p: int, a: int, *rest: Any) -> State:
+        """Take a step of an actor."""
+        rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox, lines, now, past = state
         node = nodes[p]
         want: Want = node.wants[a]  # type: ignore[assignment]
         command = want.command
@@ -397,31 +542,30 @@ class Explorer:
                 reply, db = Loaded(command.call.load(database)), database.version
             else:
                 node = self._connected(node, command, epochs, moved)
-                after, reply = self.perform(rows, command)
+                after, lines, reply = self._serve(rows, lines, command)
                 rows, before = after, self.wrote(rows, after, before) if budget[FAILOVER] else ()
             if len(want.parts) > 1 or (node.shared and type(command) is not Note):
                 inbox = tuple(sorted((*inbox, (p, a, rest[0], reply)), key=itemgetter(0, 1, 2)))
                 mine = tuple(m for m in inbox if m[0] == p and m[1] == a)
                 complete = len(mine) == len(want.parts)
                 if complete:
-                    reply = merge(want.command, [m[3] for m in mine]) if len(mine) > 1 else mine[0][3]
+                    reply = merged(want, mine)
                 if not complete or (node.shared and not self._private(node, a, reply)):
                     nodes = (*nodes[:p], node, *nodes[p + 1 :])
-                    return State(rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox)
+                    return State(
+                        rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox, lines, now, past
+                    )
             node = self.follow(node, ("reply", a, reply))
         elif kind == "read":
-            replies = [m[3] for m in mine]
-            node = self.follow(
-                node, ("reply", a, replies[0] if len(want.parts) == 1 else merge(command, replies))
-            )
+            node = self.follow(node, ("reply", a, merged(want, mine)))
         elif kind == "wait" or kind == "wake":
             node = self.follow(node, ("reply", a, kind == "wait"))
         elif kind == "cancel":
             node, budget = self.follow(node, ("cancel", a)), spent(budget, CANCEL)
         elif kind == "lose":
             node = self._connected(node, command, epochs, moved)
-            if rest[0]:
-                after, _ = self.perform(rows, command)
+            for part in want.parts[len(mine) :] if rest[0] else ():
+                after, lines, _ = self._serve(rows, lines, part)
                 rows, before = after, self.wrote(rows, after, before) if budget[FAILOVER] else ()
             node, budget = self.follow(node, ("lose", a)), spent(budget, LOSE)
         else:
@@ -430,23 +574,28 @@ class Explorer:
                 budget = spent(budget, DIE)
         if mine:
             inbox = tuple(m for m in inbox if m[0] != p or m[1] != a)
-        while (then := node.wants[a]) is not None and type(then.command) is Acknowledge:
-            acknowledged = max(acknowledged, then.command.version)
+        while (then := node.wants[a] if node.wants else None) and type(then.command) is Acknowledge:
+            acknowledged = max(acknowledged, version := then.command.version)
             node = self.follow(node, ("reply", a, None))
-        state = State(
-            rows,
-            before,
-            db,
-            acknowledged,
-            epochs,
-            moved,
-            budget,
-            (*nodes[:p], node, *nodes[p + 1 :]),
-            inbox,
-        )
+            if lines:
+                past = (*past[:-1], acknowledged)
+                lines = tuple(line and line.acknowledged(version, own=q == p) for q, line in enumerate(lines))
+        nodes = (*nodes[:p], node, *nodes[p + 1 :])
+        state = State(rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox, lines, now, past)
         if type(command) is Note and then is not None and type(then.command) is Fetch and self.joins_notes:
             return self.take(state, ("step", p, a, 0))
-        return state
+        return self._without_idle_lines(state) if lines else state
+
+    def _serve(self, rows: int, lines: Lines, command: Any) -> tuple[int, Lines, Any]:
+        """What the store holds after a command, or a part of one, what is on the lines, and its reply."""
+        if type(command) is not Piped:
+            return (after := self.perform(rows, command))[0], lines, after[1]
+        reply = None
+        if command.command is not None:
+            rows, reply = self.perform(rows, command.command)
+        if command.message:
+            lines = tuple(line and line.published("announced", command.message) for line in lines)
+        return rows, lines, reply
 
     def _connected(self, node: Node, command: Any, epochs: tuple[int, ...], moved: bool) -> Node:
         """A new connection learns whose server it is before it carries anything."""
@@ -530,14 +679,36 @@ class Explorer:
 
     def _line(self, state: State, choice: Choice) -> str:
         kind, *rest = choice
-        if kind in ("evict", "failover", "move"):
+        if kind in ("evict", "failover", "move", "tick"):
             return " ".join(map(str, choice))
+        if kind not in ACTS:
+            after = self.take(state, choice)
+            line = after.lines[rest[0]]
+            assert line is not None
+            what = told(state.lines[rest[0]].queue[0][0]) if kind == "hear" else ""  # type: ignore[union-attr]
+            on_its_way = ", ".join(told(event) for event, _ in line.queue)
+            return f"{f'line of {rest[0]}':12} {kind:8} {what or on_its_way} ({line.status})"
         want: Want = state.nodes[rest[0]].wants[rest[1]]  # type: ignore[assignment]
         after = self.take(state, choice)
         shown = ", ".join(f"{key}={words(raw)}" for key, (raw, _) in self._rows[after.rows])
         name, what = f"{want.name} {rest[0]}.{rest[1]}", type(want.command).__name__
         known = f"db={after.db} acknowledged={after.acknowledged}"
         return f"{name:12} {kind:8} {what:11} {known} | {shown}"
+
+
+def written(state: State) -> bool:
+    """Whether nobody is left who writes or invalidates."""
+    return not any(want and want.name != "reader" for node in state.nodes for want in node.wants)
+
+
+def merged(want: Want, mine: tuple[tuple[int, int, int, Any], ...]) -> Any:
+    """The reply to a command from the replies to its parts."""
+    replies = [reply for _, _, _, reply in mine]
+    if len(replies) == 1:
+        return replies[0]
+    if type(want.parts[0]) is Piped:
+        return next((reply for reply in replies if reply is not None), None)
+    return merge(want.command, replies)
 
 
 def spent(budget: Any, which: int) -> Any:

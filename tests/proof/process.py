@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from typing import Any
 
 from cacheaside.codecs import codec_for
@@ -12,6 +13,7 @@ from cacheaside.engine.commands import Expect, Fetch, Lock, Sleep, Spawn, Wait
 from cacheaside.engine.flights import Flight, Flights, Landed, Name
 from cacheaside.errors import StoreUnavailable
 from cacheaside.keys import RawKeys
+from cacheaside.listener import Listener
 from cacheaside.stores.memory import Entry, NearCache
 from cacheaside.world import ClusterWorld, ProcessWorld
 from tests.proof.steps import KEY, Database, Dropped, Episode, Note, Scenario, Stale, Write
@@ -126,9 +128,11 @@ class ToldNear(NearCache):
         self.process.turn.sinces.append(since)
         return since
 
-    def put(self, *args: Any) -> None:
+    def put(self, key: str, *args: Any) -> None:
         self.process.touched = True
-        super().put(*args)
+        before = self.entries.get(key)
+        super().put(key, *args)
+        self.process.happened.add("l1_refused" if self.entries.get(key) is before else "l1_kept")
 
     def mark(self, keys: tuple[str, ...], tags: tuple[str, ...]) -> None:
         self.process.touched = True
@@ -180,6 +184,8 @@ class Actor:
         self.flow: Generator[Any, Any, Any] | None = None
         self.command: Any = None
         self.told: list[Any] = []
+        self.proof: tuple[str, Future[bool]] | None = None
+        """The heartbeat that is to prove late tags, and what becomes of it."""
         self.sinces: list[int] = []
         """What the L1 had counted when reads began whose results are still to settle."""
         self.polled: tuple[tuple[Any, Any], ...] = ()
@@ -189,7 +195,8 @@ class Actor:
         if self.command is None or self.dead:
             return None
         waited_for = state_of(self.command.flight, near) if type(self.command) is Wait else None
-        return (self.at, repr(self.told), waited_for, near and tuple(map(near.since, self.sinces)))
+        asked = self.proof and (self.proof[0], self.proof[1].result() if self.proof[1].done() else None)
+        return (self.at, repr(self.told), waited_for, asked, near and tuple(map(near.since, self.sinces)))
 
 
 class Process:
@@ -201,7 +208,8 @@ class Process:
         self.stale = ""
         self.touched = False
         """Whether the last event has read or written anything that others in this process know of."""
-        self.last_nonce = b""
+        self.happened: set[str] = set()
+        self.last_nonce = self.beat_name = b""
         self.seen: tuple[int, ...] = (-1, -1, -1)
         """The epoch of each server that the process has seen last; none yet."""
         self.moved = False
@@ -210,9 +218,18 @@ class Process:
         self.actors = [Actor(self.first + i, name, episodes) for i, (name, episodes) in enumerate(crew)]
         self.turn = self.actors[0]
         self.world = world_of(self)
-        heard = ToldNear(self) if scenario.l1 or scenario.witness else None
-        self.near = heard if scenario.l1 else None
+        listens = index in scenario.channel
+        heard = (
+            ToldNear(self) if scenario.l1 or listens or (scenario.witness and not scenario.channel) else None
+        )
+        self.near = heard if scenario.l1 or (listens and not scenario.witness) else None
         self.heard = heard
+        self.listener: Listener | None = None
+        if listens and heard is not None:
+            heard.horizon = 0.0
+            self.listener = Listener(heard, scenario.window)
+            self.subscribing()
+            self.confirmed()
         self.shared = len(crew) > 1 or heard is not None
         self.site = Site(self.world, scenario.options, CODEC, self.near, heard)
         self.site.late_names = ToldNames(self)
@@ -237,6 +254,10 @@ class Process:
     def time(self) -> float:
         return self.tell(self.clock)
 
+    def happen(self, event: tuple[Any, ...]) -> None:
+        self.touched, self.beat_name = False, b""
+        getattr(self, event[0])(*event[1:])
+
     # -- what can happen to an actor
 
     def reply(self, number: int, answer: Any) -> None:
@@ -252,6 +273,9 @@ class Process:
                 actor.sinces.append(command.flight.landed.since)
         else:
             actor.told.append(answer)
+        if actor.proof is not None:
+            self.listener.forget(actor.proof[0])  # type: ignore[union-attr]
+            actor.proof = None
         self._advance(actor, lambda flow: flow.send(answer))
 
     def time_out(self, number: int) -> None:
@@ -291,6 +315,42 @@ class Process:
     def move(self) -> None:
         """Told MOVED: the values are on the other server."""
         self.moved = True
+
+    # -- what comes over the line
+
+    def subscribing(self) -> None:
+        self.listener.subscribing()  # type: ignore[union-attr]
+
+    def confirmed(self, now: float = 0.0) -> None:
+        """Both channels, in one go: the server has taken both at once."""
+        if not (self.listener.confirmed() and self.listener.confirmed()):  # type: ignore[union-attr]
+            self.listener.broken()  # type: ignore[union-attr]
+
+    def announced(self, data: bytes, now: float) -> None:
+        self.listener.announced(data)  # type: ignore[union-attr]
+
+    def returned(self, name: bytes, now: float) -> None:
+        self.listener.returned(name)  # type: ignore[union-attr]
+
+    def broken(self) -> None:
+        self.listener.broken()  # type: ignore[union-attr]
+
+    def beat(self, now: float) -> None:
+        self.beat_name = self.listener.beat(now)  # type: ignore[union-attr]
+
+    def ask(self, number: int) -> None:
+        """Expect a heartbeat that proves late tags."""
+        actor = self.actors[number]
+        actor.nonces += 1
+        name = f"{actor.number}.{actor.at}.{actor.nonces}"
+        actor.proof = name, self.listener.expect(name)  # type: ignore[union-attr]
+        self.beat_name = name.encode()
+
+    def proof(self, number: int) -> None:
+        """Read what has become of it."""
+        self.reply(number, self.actors[number].proof[1].result(0))  # type: ignore[index]
+
+    # --
 
     def enter(self, at: int, clock: float, seen: tuple[int, ...], moved: bool) -> None:
         """Go straight to an episode; what came before has left nothing behind."""
@@ -351,6 +411,7 @@ class Process:
             tuple(actor.summary(self.heard) for actor in self.actors),
             self.world.flights.summary(),  # type: ignore[attr-defined]
             near,
+            self.hears(),
             tuple(self.site.late_names.items()),
             self.seen,
             self.moved,
@@ -358,10 +419,23 @@ class Process:
             self.stale,
         )
 
+    def hears(self) -> Any:
+        """All that the listener will go by."""
+        one = self.listener
+        if one is None or self.heard is None:
+            return None
+        heartbeats = (one._beats, tuple(one._sent.items()), self.heard.horizon, self.beat_name)
+        return (one.up, one._unconfirmed, one.epoch, *heartbeats)
+
     def l1_version(self) -> int | None:
-        """What a hit in L1 would be answered with."""
-        entry = self.near.get(KEY, self.clock) if self.near is not None else None
-        return entry.value if entry is not None else None
+        """What a hit in L1 would be answered with, beside Redis as long as that is believed."""
+        if self.near is None:
+            return None
+        if self.listener is None:
+            entry = self.near.get(KEY, self.clock)
+        else:
+            entry = self.near.entries.get(KEY)
+        return None if entry is None or dead(entry) else entry.value
 
     def end(self) -> None:
         """Let go of the flows in the middle of whatever they do; they may want to say something."""

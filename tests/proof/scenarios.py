@@ -1,124 +1,25 @@
-"""Who meets whom in the interleaving proof: episodes around production flows, and scenarios of them."""
+"""Who meets whom in the interleaving proof: the scenes of ``make test``, and the longer ones of the soak."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
-
-from cacheaside.engine.call import Call
-from cacheaside.engine.many import read_many
-from cacheaside.engine.read import read
-from cacheaside.engine.write import invalidate, put
-from tests.proof.process import Process
-from tests.proof.steps import (
-    KEY,
-    TTL,
-    Acknowledge,
-    Database,
-    Episode,
-    Expire,
-    Note,
-    Scenario,
-    Stale,
-    Write,
+from tests.proof.episodes import (
+    WRITER,
+    apart,
+    beside,
+    both_keys,
+    by_key,
+    by_late_tag,
+    by_tag,
+    get,
+    get_many,
+    mutate,
+    reader,
+    refresh,
+    stale_value,
+    together,
+    update,
 )
-
-Steps = Generator[Any, Any, None]
-OTHER = "ns:other"
-
-
-def check(result: int, floor: int) -> None:
-    if result < floor:
-        raise Stale(f"was told {result}, and {floor} had been acknowledged before")
-
-
-def get(process: Process) -> Steps:
-    """A call of the function: L1 first, as the compiled hit path does, then the engine."""
-    floor = yield Note()
-    entry = process.near.get(KEY, process.clock) if process.near is not None else None
-    check((yield from read(process.site, process.call())) if entry is None else entry.value, floor)
-
-
-def refresh(process: Process) -> Steps:
-    """``f.refresh()``."""
-    floor = yield Note()
-    check((yield from read(process.site, process.call(forced=True))), floor)
-
-
-def get_many(process: Process) -> Steps:
-    """A batch of two keys."""
-    floor = yield Note()
-    keys = (KEY, OTHER)
-
-    def loader(positions: list[int]) -> Call:
-        return process.call(lambda database: (database.version,) * len(positions), "")
-
-    calls = [process.call(key=key) for key in keys]
-    for result in (yield from read_many(process.site, calls, loader)):
-        check(result, floor)
-
-
-def write(*, keys: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> Episode:
-    """Commit a new version, then invalidate it."""
-
-    def episode(process: Process) -> Steps:
-        version = yield Write()
-        if (yield from invalidate(process.world, process.heard, keys, tags)):
-            yield Acknowledge(version)
-
-    return episode
-
-
-def update(process: Process) -> Steps:
-    """``@updates``: commit a new version and make it the value of the key."""
-    version, _ = yield from put(process.site, process.call(Database.update), 2.0)
-    yield Acknowledge(version)
-
-
-def mutate(*, dies: bool, keys: tuple[str, ...] = (KEY,), tags: tuple[str, ...] = ("tag",)) -> Episode:
-    """``with cache.mutating(...):`` around a commit; if the writer dies after it, the holds end."""
-
-    def episode(process: Process) -> Steps:
-        name = process.world.nonce()
-        yield from invalidate(process.world, process.heard, keys, tags, hold=(name, 30.0))
-        version = yield Write()
-        if dies:
-            yield Expire(name)
-        else:
-            yield from invalidate(process.world, process.heard, keys, tags, release=name)
-        yield Acknowledge(version)
-
-    return episode
-
-
-by_key, by_tag, by_late_tag = write(keys=(KEY,)), write(tags=("tag",)), write(tags=("late",))
-both_keys = write(keys=(KEY, OTHER))
-WRITER = ("writer", (by_key, by_tag))
-
-
-def reader(*episodes: Episode) -> tuple[str, tuple[Episode, ...]]:
-    return ("reader", episodes)
-
-
-def apart(*actors: tuple[str, tuple[Episode, ...]], **options: Any) -> Scenario:
-    """Each actor in a process of his own."""
-    return Scenario(tuple((actor,) for actor in actors), **options)
-
-
-def together(*actors: tuple[str, tuple[Episode, ...]], **options: Any) -> Scenario:
-    """All actors in one process."""
-    return Scenario((actors,), **options)
-
-
-def beside(*actors: tuple[str, tuple[Episode, ...]], **options: Any) -> Scenario:
-    """The last actor in a process of his own, the others in one."""
-    return Scenario((actors[:-1], actors[-1:]), **options)
-
-
-def stale_value(**policy: Any) -> dict[str, Any]:
-    """Options for a value that stands in the store past its ttl, and may be served until it is renewed."""
-    return {"before": (get,), "clock": TTL + 1, "policy": {"stale_while_revalidate": 1000, **policy}}
-
+from tests.proof.steps import Scenario
 
 APART = apart(reader(get, get), reader(get), WRITER, evictions=1)
 BESIDE = beside(reader(get), reader(get), WRITER, evictions=1)
@@ -148,14 +49,20 @@ UPDATE = apart(reader(get), ("updater", (update,)), ("writer", (by_key,)), evict
 THREE = apart(reader(get, get), reader(get, get), reader(get, get), WRITER, evictions=2, deaths=1)
 
 EXHAUSTIVE: dict[str, tuple[Scenario, set[str]]] = {
-    "readers apart": (APART, {"hits_l2", "refused", "waits"}),
+    "readers apart": (
+        apart(reader(get), reader(get), WRITER, evictions=1),
+        {"hits_l2", "refused", "waits"},
+    ),
     "readers in one process": (BESIDE, {"hits_l2", "refused", "coalesced"}),
     "readers and the writer in one process with an L1": (L1, {"hits_l2", "refused", "coalesced"}),
     "in a cluster": (
         apart(reader(get), reader(get), WRITER, evictions=1, cluster=True),
         {"hits_l2", "refused"},
     ),
-    "a failover that forgets the last write": (FAILOVER, {"hits_l2", "refused"}),
+    "a failover that forgets the last write": (
+        apart(reader(get), reader(get), WRITER, failovers=1),
+        {"hits_l2", "refused"},
+    ),
     "in a cluster, a failover of the values' server or of the tags'": (SPREAD, {"hits_l2", "refused"}),
     "in a cluster, a slot that moves, and a failover": (MOVED, {"hits_l2", "refused"}),
     "a held transaction whose writer dies, by key": (HELD, {"hits_l2", "refused"}),
@@ -276,6 +183,7 @@ _UPDATER = ("updater", (update,))
 EXHAUSTIVE_SOAK: dict[str, Scenario] = {
     "readers apart, two gets each": apart(reader(get, get), reader(get, get), WRITER, evictions=1),
     "readers in one process, three gets": beside(reader(get, get), reader(get), WRITER, evictions=1),
+    "a failover and an eviction": FAILOVER,
     "an L1 and an eviction": together(reader(get), reader(get), WRITER, l1=True, evictions=1),
     "an L1 and a lost answer": together(reader(get), reader(get), _BY_TAG, l1=True, losses=1),
     "an L1 and a batch": together(reader(get_many), reader(get), _BY_TAG, l1=True),

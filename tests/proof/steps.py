@@ -73,6 +73,11 @@ class Scenario:
         cluster: commands on several keys are a step for each key, in any order.
         spread: in a cluster, tags live on another server than values; each may fail over alone.
         moves: how often the slot of the values may move to a server of its own.
+        channel: which processes have an L1 (or with ``witness`` only hear) and a line to the channel. They
+            begin subscribed. What others announce arrives in order, some time.
+        cuts: how often a line may break.
+        beats: heartbeats that each process may send.
+        ticks: how often time may go on by one; the window of L1 is ``window`` ticks.
         before: episodes that are played first, at time 0; the others play at ``clock``.
     """
 
@@ -86,6 +91,11 @@ class Scenario:
     evictions: int = 0
     spread: bool = False
     moves: int = 0
+    channel: tuple[int, ...] = ()
+    cuts: int = 0
+    beats: int = 0
+    ticks: int = 0
+    window: int = 1
     failovers: int = 0
     cancels: int = 0
     deaths: int = 0

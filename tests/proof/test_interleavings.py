@@ -7,7 +7,8 @@ import os
 import pytest
 
 from tests.proof.explorer import Explorer, Violation
-from tests.proof.scenarios import EXHAUSTIVE, EXHAUSTIVE_SOAK, THREE, Scenario
+from tests.proof.scenarios import APART, EXHAUSTIVE, EXHAUSTIVE_SOAK, THREE
+from tests.proof.steps import Scenario
 
 
 @pytest.mark.parametrize("name", EXHAUSTIVE)
@@ -46,7 +47,7 @@ def test_a_violation_is_told_as_a_schedule(monkeypatch: pytest.MonkeyPatch) -> N
     """The shortest schedule, a line for each step, with what the store holds after it."""
     monkeypatch.setattr("cacheaside.engine.look.valid", lambda *_: True)
     with pytest.raises(Violation) as caught:
-        Explorer(EXHAUSTIVE["readers apart"][0]).exhaust()
+        Explorer(APART).exhaust()
     lines = str(caught.value).splitlines()
     assert lines[0].split()[:4] == ["reader", "0.0", "step", "Note"]
     assert any("Commit" in line and "value" in line for line in lines)

@@ -86,7 +86,7 @@ def flight_by_key(patch: Patch) -> None:
                 return reading.answer(site, call, landed)
         return (yield from read(site, call))
 
-    patch.setattr("tests.proof.scenarios.read", join_first)
+    patch.setattr("tests.proof.episodes.read", join_first)
 
 
 def digest_ignored(patch: Patch) -> None:
