@@ -13,12 +13,24 @@ try:
     from starlette.requests import HTTPConnection
 
     from cacheaside_fastapi.console import console
+    from cacheaside_fastapi.limits import rate_limit
     from cacheaside_fastapi.middleware import ResponseCacheMiddleware
     from cacheaside_fastapi.responses import cache_of, cache_response
+    from cacheaside_fastapi.sessions import ClientSession, SessionCookie
 except ModuleNotFoundError as error:
     raise ImportError("cacheaside_fastapi needs FastAPI: pip install 'cacheaside[fastapi]'") from error
 
-__all__ = ["CacheDep", "ResponseCacheMiddleware", "cache_response", "console", "lifespan", "request_cache"]
+__all__ = [
+    "CacheDep",
+    "ClientSession",
+    "ResponseCacheMiddleware",
+    "SessionCookie",
+    "cache_response",
+    "console",
+    "lifespan",
+    "rate_limit",
+    "request_cache",
+]
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]
 
