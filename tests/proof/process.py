@@ -424,7 +424,7 @@ class Process:
         one = self.listener
         if one is None or self.heard is None:
             return None
-        heartbeats = (one._beats, tuple(one._sent.items()), self.heard.horizon, self.beat_name)
+        heartbeats = (one._beats, *one._sent.items(), *one._newest, self.heard.horizon, self.beat_name)
         return (one.up, one._unconfirmed, one.epoch, *heartbeats)
 
     def l1_version(self) -> int | None:

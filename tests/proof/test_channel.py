@@ -110,7 +110,7 @@ def horizon_at_receipt(patch: Patch) -> None:
     def late(process: Process, name: bytes, now: float) -> None:
         assert process.listener is not None
         sent = process.listener._sent
-        sent.update((one, now) for one in sent if one == name)
+        sent.update((one, (now, line)) for one, (_, line) in sent.items() if one == name)
         returned(process, name, now)
 
     patch.setattr(Process, "returned", late)
