@@ -12,10 +12,10 @@ from time import monotonic
 from typing import Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MaxConnectionsError, ResponseError
+from redis.exceptions import InvalidResponse, MaxConnectionsError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from cacheaside.errors import StoreUnavailable
+from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.fork import renew_after_fork
 
 FAILURES: Final = 3
@@ -34,7 +34,7 @@ def is_outage(error: BaseException) -> bool:
         return (getattr(error, "status_code", None) or str(error).partition(" ")[0]) in OUT_OF_SERVICE
     if isinstance(error, MaxConnectionsError):
         return False
-    return isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError))
+    return isinstance(error, (RedisConnectionError, RedisTimeoutError, InvalidResponse, ConfigError, OSError))
 
 
 class Breaker:

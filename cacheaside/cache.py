@@ -196,7 +196,7 @@ class Cache(Operations):
                     if isinstance(self.link, Link)
                     else Shards(keys, cast(ClusterStore, remote), BUCKETS, window)
                 )
-                self.channel = Channel(hub, self.near, self.world.tick, window, self.events.tell)
+                self.channel = Channel(hub, self.near, self.world.tick, window, self.events)
                 remote.channel = self.channel
                 self.driver.notices = self.channel.expect_fill
         self.link.near = self.near

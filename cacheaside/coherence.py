@@ -21,14 +21,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from cacheaside.errors import CacheasideError
-from cacheaside.events import EventName
+from cacheaside.events import Events
 from cacheaside.fork import renew_after_fork
 from cacheaside.hubs import Hub
 from cacheaside.listener import Listener
 from cacheaside.stores.memory import NearCache
+from cacheaside.stores.rights import missing_right
 
 log = logging.getLogger("cacheaside")
 
@@ -51,7 +52,7 @@ class Channel:
         near: what is marked, cleared and believed until its ``horizon``.
         tick: seconds of a clock that never goes back and counts while the machine sleeps.
         window: seconds that L1 may lag behind an invalidation.
-        tell: told when L1 may be believed from now on, and when no longer.
+        events: told when L1 may be believed from now on, when no longer, and if it never can be.
     """
 
     def __init__(
@@ -60,10 +61,10 @@ class Channel:
         near: NearCache,
         tick: Callable[[], float],
         window: float,
-        tell: Callable[[EventName, str], None] = lambda name, message: None,
+        events: Events | None = None,
     ) -> None:
         self.hub = hub
-        self._tell = tell
+        self._events = events if events is not None else Events(None)
         self._coherent = False
         self._near = near
         self._tick = tick
@@ -139,6 +140,8 @@ class Channel:
                 self._listen(stop)
             except (RedisError, OSError, CacheasideError) as error:
                 log.debug("the coherence channel broke: %s", error)
+                if isinstance(error, NoPermissionError) or missing_right(error):
+                    self._events.complain("L1", "degraded", f"L1 stays off: {error}")
             except Exception:
                 log.exception("the coherence channel failed")
             finally:
@@ -183,9 +186,9 @@ class Channel:
         if coherent != self._coherent:
             self._coherent = coherent
             if coherent:
-                self._tell("coherent", "L1 hears of every invalidation and is served")
+                self._events.tell("coherent", "L1 hears of every invalidation and is served")
             else:
-                self._tell("incoherent", "L1 may have missed invalidations and is not served")
+                self._events.tell("incoherent", "L1 may have missed invalidations and is not served")
 
     def _hear(self, lines: list[Any], timeout: float) -> bool:
         """Pass on what comes in time. False: a line had a gap."""

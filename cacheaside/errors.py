@@ -36,11 +36,12 @@ class StoreUnavailable(CacheasideError, ConnectionError):
     """Redis did not answer: refused, timed out, or replied that it cannot serve.
 
     ``away`` is for how many seconds it has not answered, 0 if that is not known; ``answered`` is true if it
-    did answer and refused.
+    did answer and refused, ``unheard`` if it has done what it was asked for and could not announce it.
     """
 
     away: float = 0.0
     answered: bool = False
+    unheard: bool = False
 
 
 class InvalidationNotAcknowledged(CacheasideError):

@@ -22,6 +22,7 @@ from cacheaside.entry import NO_INCARNATION
 from cacheaside.events import Events
 from cacheaside.incarnation import FailoverMode, Lineage, Verdict
 from cacheaside.recovery import Recovery
+from cacheaside.redaction import in_words
 from cacheaside.stores.memory import NearCache
 from cacheaside.stores.redis import RedisStore
 from cacheaside.urls import Endpoint
@@ -127,6 +128,9 @@ class Link:
     def leave(self, store: RedisStore) -> None:
         store.close()
 
+    def still(self, error: Exception) -> None:
+        self.breaker.last = in_words(error, self.endpoint.secrets)
+
     def a_key(self) -> str:
         return self.world.keys.token("ping")
 
@@ -152,6 +156,9 @@ class OwnStoreLink:
         self.journal.wake = self.recovery.wake
         self.reach = store
         self.decisions: dict[str, int] = {}
+
+    def still(self, error: Exception) -> None:
+        """There is no breaker to say it."""
 
     def leave(self, store: Any) -> None:
         """It is the cache's, and stays open."""

@@ -40,6 +40,9 @@ class Link(Protocol):
     def leave(self, store: Any) -> None:
         """It is needed no more."""
 
+    def still(self, error: Exception) -> None:
+        """It is away still, and this is why."""
+
     def replay(self, store: Any) -> int:
         """Send all that is owed; how much it was. Raises StoreUnavailable, with some of it still owed."""
         ...
@@ -101,6 +104,7 @@ class Recovery:
                 if self._attempt(link, store):
                     tries = 0
             except Exception as error:
+                link.still(error)
                 link.events.complain(f"recovery {type(error).__name__}", "error", f"{error}")
             del link
         link = self._link()
@@ -121,6 +125,7 @@ class Recovery:
             store.perform(Fetch((link.a_key(),)))
         except StoreUnavailable as error:
             if not error.answered:
+                link.still(error)
                 return False
         settled = True
         try:

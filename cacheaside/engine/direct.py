@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from cacheaside.engine.call import Call, Near, Site, World
@@ -22,7 +23,7 @@ from cacheaside.engine.fill import Ready, commit, encode, prepare, token_ttl
 from cacheaside.engine.look import Seen
 from cacheaside.engine.read import holding
 from cacheaside.engine.tokens import dead, living
-from cacheaside.engine.write import claimed, greet, invalidate
+from cacheaside.engine.write import claimed, deliver, greet, invalidate, invalidation
 from cacheaside.entry import (
     CLAIM,
     HEAD,
@@ -200,6 +201,17 @@ def expire(world: World, key: str, ttl: float) -> Flow[bool]:
     return done[0]
 
 
+def announced(pattern: str) -> Flow[StoreUnavailable | None]:
+    """Tell every L1 to drop what matches; what to say if somebody cannot be told."""
+    try:
+        yield Announce(patterns=(pattern,))
+    except StoreUnavailable as error:
+        if not error.unheard:
+            raise
+        return error
+    return None
+
+
 def drop_matching(
     world: World,
     near: Near | None,
@@ -210,7 +222,7 @@ def drop_matching(
 ) -> Flow[tuple[int, StoreUnavailable | None]]:
     """Drop all keys that match a glob pattern, in batches: how many, and what ended it before the end.
 
-    Then the pattern is owed.
+    Then the pattern is owed, unless all are dropped and only the announcement was not heard.
     """
     journal, dropped = world.journal, 0
     failure: StoreUnavailable | None = None
@@ -219,15 +231,16 @@ def drop_matching(
         near.clear(pattern)
     journal.note((), (), (pattern,))
     try:
-        yield Announce(patterns=(pattern,))
+        failure = yield from announced(pattern)
         cursor: object = None
         while True:
             cursor, found = yield Scan(world.keys.value(pattern), cursor, BATCH)
             # Companions and tokens begin with a brace: they are not values.
             keys = [world.keys.strip(k) for k in dict.fromkeys(found) if not k.startswith("{")]
             for batch in (tuple(keys[n : n + BATCH]) for n in range(0, len(keys), BATCH)):
-                receipt = yield from invalidate(world, near, batch, (), timeout=timeout)
-                if not receipt:
+                drop = partial(invalidation, world, batch, ())
+                _, gone, _ = yield from deliver(world, drop, timeout)
+                if not gone:
                     raise StoreUnavailable("the store stopped answering")
                 dropped += len(batch)
                 if progress is not None:
@@ -236,7 +249,7 @@ def drop_matching(
                 break
             yield Sleep(0)
         # Again: an L1 may have been given meanwhile what stood in L2 until just now.
-        yield Announce(patterns=(pattern,))
+        failure = yield from announced(pattern)
         done = True
     except StoreUnavailable as error:
         failure = error

@@ -8,6 +8,7 @@ from cacheaside.engine.call import Near, World
 from cacheaside.engine.commands import Flow, Sleep
 from cacheaside.engine.direct import drop_matching
 from cacheaside.engine.write import invalidation
+from cacheaside.errors import StoreUnavailable
 
 BATCH: Final = 500
 
@@ -22,10 +23,14 @@ def replay(world: World, near: Near | None) -> Flow[int]:
         keys, tags, patterns, _ = batch = journal.batch(BATCH)
         for pattern in patterns:
             _, failure = yield from drop_matching(world, near, pattern, timeout=0.0)
-            if failure is not None:
+            if failure is not None and not failure.unheard:
                 raise failure
         if keys or tags:
-            yield invalidation(world, keys, tags)
+            try:
+                yield invalidation(world, keys, tags)
+            except StoreUnavailable as error:
+                if not error.unheard:
+                    raise
         if near is not None:
             near.mark(keys, tags)
         journal.settle(batch)

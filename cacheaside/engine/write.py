@@ -81,7 +81,7 @@ def invalidate(
     """
     if not keys and not tags:
         return Receipt(attempts=0)
-    journal, acknowledged = world.journal, False
+    journal, done = world.journal, False
     if near is not None:
         near.mark(keys, tags)
     journal.note(keys, tags)
@@ -90,17 +90,17 @@ def invalidate(
         return invalidation(world, keys, tags, hold, release)
 
     try:
-        attempts, acknowledged = yield from deliver(world, command, timeout)
+        attempts, done, acknowledged = yield from deliver(world, command, timeout)
     except GeneratorExit:
         raise
     except BaseException:
         # Cancelled, as a request is whose client has gone: what it wrote is written all the same.
         with suppress(StoreUnavailable):
             yield command()
-            acknowledged = True
+            done = True
         raise
     finally:
-        (journal.confirm if acknowledged else journal.owe)(keys, tags)
+        (journal.confirm if done else journal.owe)(keys, tags)
         if near is not None:
             near.mark(keys, tags)
     return Receipt(keys, tags, acknowledged, attempts)
@@ -120,8 +120,8 @@ def invalidation(
     return Invalidate(slots, tokens, TOKEN_TTL, hold, release)
 
 
-def deliver(world: World, command: Callable[[], Invalidate], timeout: float) -> Flow[tuple[int, bool]]:
-    """Send it until it is acknowledged or out of time: how often, and whether it was.
+def deliver(world: World, command: Callable[[], Invalidate], timeout: float) -> Flow[tuple[int, bool, bool]]:
+    """Send it until it is acknowledged or out of time: how often, whether it is done and whether all know.
 
     A store that is known to be away for longer than that is not waited for.
     """
@@ -131,11 +131,13 @@ def deliver(world: World, command: Callable[[], Invalidate], timeout: float) -> 
         attempts += 1
         try:
             yield command()
-            return attempts, True
+            return attempts, True, True
         except StoreUnavailable as error:
+            if error.unheard:
+                return attempts, True, False
             slept += delay
             if slept > timeout or error.away > timeout or world.clock() + delay >= until:
-                return attempts, False
+                return attempts, False, False
             yield Sleep(delay)
             delay = min(delay * 2, RETRY_LAST)
 

@@ -58,7 +58,7 @@ class ClusterStore(RemoteStore):
     ) -> None:
         super().__init__(**remote)
         self.topology = topology
-        self._encode = Encoder(keys, self._has_ifeq, index_limit, sharded=True)
+        self._encode = Encoder(keys, self._has_ifeq, index_limit, sharded=True, rights=self.rights)
         self._connect = connect
         self._aconnect = aconnect
         self._learn = learn

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from cacheaside.engine.commands import (
     NOT_A_STRING,
@@ -36,6 +36,7 @@ from cacheaside.entry import HEAD, SLOT_HELD, TAG_HELD
 from cacheaside.keys import RawKeys
 from cacheaside.stores.announcements import announcement
 from cacheaside.stores.program import Script
+from cacheaside.stores.rights import Rights, Unheard
 
 STAGE_ABOVE: Final = 4096
 """Values above this many bytes are staged beside their slot instead of passing through a script."""
@@ -60,11 +61,19 @@ class Encoder:
         index_limit: entries that a tag's list holds at most.
         sharded: whether there are several servers, among which slots may move: channels are sharded then,
             and a call has one key where it can, for while a slot moves its keys are in two places.
+        rights: what the account may not do.
     """
 
     def __init__(
-        self, keys: RawKeys, has_ifeq: Callable[[], bool], index_limit: int, *, sharded: bool = False
+        self,
+        keys: RawKeys,
+        has_ifeq: Callable[[], bool],
+        index_limit: int,
+        *,
+        sharded: bool = False,
+        rights: Rights | None = None,
     ) -> None:
+        self._rights = rights or Rights()
         self._keys = keys
         self._has_ifeq = has_ifeq
         self._index_limit = index_limit
@@ -88,7 +97,20 @@ class Encoder:
         }
 
     def __call__(self, command: Any) -> tuple[list[Call], Parse]:
+        if self._rights.lacks("scripts") and self._needs_scripts(command):
+            raise NoPermissionError("this account may not run the 'eval' command")
         return self._encoders[type(command)](command)
+
+    def _needs_scripts(self, command: Any) -> bool:
+        """Whether there is no other way to do it, or none to go on from it."""
+        if isinstance(command, Invalidate):
+            return command.hold is not None or bool(command.release)
+        if isinstance(command, Begin):
+            swapped = command.dead or any(place.expected is not None for place in command.slots)
+            return bool(swapped) or not self._has_ifeq()
+        if isinstance(command, Commit):
+            return not (self._has_ifeq() and all(len(fill.expected) > HEAD for fill in command.fills))
+        return isinstance(command, (Claim, Release, Sweep, Renew, Run))
 
     def _begin(self, command: Begin) -> tuple[list[Call], Parse]:
         calls = self._token_calls(command.tokens, command.token_ttl)
@@ -124,7 +146,7 @@ class Encoder:
             answers.append(len(calls) - 1)
         calls += [("PEXPIRE", key, ms(ttl), "GT") for key, ttl in command.extend]
         essential = len(calls)
-        if command.notify:
+        if command.notify and not self._rights.lacks("publishing"):
             calls += self._told(filled=command.notify)
         for index, key, end in command.index:
             calls.append(("ZADD", index, int(end), key))
@@ -165,8 +187,7 @@ class Encoder:
 
         def parse(replies: list[Any]) -> Begun:
             slots = tuple(map(check, replies[count:until]))
-            for reply in replies[until:]:
-                check(reply)
+            heard(replies[until:])
             return Begun(slots, tokens_in_force(command.tokens, replies[:count]))
 
         return calls, parse
@@ -186,37 +207,63 @@ class Encoder:
         return [script("renew")((key,), expected, life) for key, expected in command.keys], _nothing
 
     def _invalidate(self, command: Invalidate) -> tuple[list[Call], Parse]:
+        if self._rights.lacks("scripts"):
+            return self._plain_invalidate(command)
         calls: list[Call] = []
         name, seconds = command.hold or (b"", 0.0)
         holding = (name, ms(seconds), command.release)
         life, replace = ms(command.token_ttl), script("replace")
+        apart = self._rights.lacks("publishing in scripts")
         for rows in [(row,) for row in command.tokens] if self._sharded else filter(None, (command.tokens,)):
             channel = self._keys.channel(self._keys.bucket(rows[0][2]))
             message = announcement(tags=[tag for _, _, tag in rows])
             keys, tokens = tuple(key for key, _, _ in rows), [token for _, token, _ in rows]
-            calls.append(replace(keys, TAG_HELD, *holding, life, self._publish, channel, message, *tokens))
+            said = ("", "", "") if apart else (self._publish, channel, message)
+            calls.append(replace(keys, TAG_HELD, *holding, life, *said, *tokens))
         for slot, *companions in command.slots:
             calls.append(replace((slot,), SLOT_HELD, *holding, 0, "", "", "", ""))
             calls += [("UNLINK", key) for key in companions] if self._sharded else [("UNLINK", *companions)]
-        calls += self._told([self._keys.strip(slot) for slot, _, _ in command.slots])
-        return calls, _nothing
+        tags = [tag for _, _, tag in command.tokens] if apart else ()
+        calls += self._told([self._keys.strip(slot) for slot, _, _ in command.slots], tags=tags)
+        return calls, heard
 
-    def _told(self, keys: Iterable[str] = (), filled: Iterable[str] = ()) -> list[Call]:
-        """Announce keys, each on the channel of a bucket, when what was called for before is done."""
-        by_bucket: dict[int, tuple[list[str], list[str]]] = {}
-        for which, names in enumerate((keys, filled)):
+    def _plain_invalidate(self, command: Invalidate) -> tuple[list[Call], Parse]:
+        """Without scripts; what stands there goes, even if it is somebody's hold."""
+        life = ms(command.token_ttl)
+        calls: list[Call] = [("SET", key, token, "PX", life) for key, token, _ in command.tokens]
+        for slots in command.slots:
+            calls += [("UNLINK", key) for key in slots]
+        tags = [tag for _, _, tag in command.tokens]
+        calls += self._told([self._keys.strip(slot) for slot, _, _ in command.slots], tags=tags)
+        return calls, heard
+
+    def _told(
+        self, keys: Iterable[str] = (), filled: Iterable[str] = (), tags: Iterable[str] = ()
+    ) -> list[Call]:
+        """Announce names, each on the channel of a bucket, when what was called for before is done.
+
+        Where nothing may be published: ask whether anybody listens.
+        """
+        by_bucket: dict[int, tuple[list[str], list[str], list[str]]] = {}
+        for which, names in enumerate((keys, tags, filled)):
             for name in names:
-                by_bucket.setdefault(self._keys.bucket(name), ([], []))[which].append(name)
+                by_bucket.setdefault(self._keys.bucket(name), ([], [], []))[which].append(name)
         return [
-            (self._publish, self._keys.channel(bucket), announcement(dropped, filled=there))
-            for bucket, (dropped, there) in by_bucket.items()
+            self._say(bucket, announcement(dropped, tags=under, filled=there))
+            for bucket, (dropped, under, there) in by_bucket.items()
         ]
+
+    def _say(self, bucket: int, message: bytes) -> Call:
+        channel = self._keys.channel(bucket)
+        if self._rights.lacks("publishing"):
+            return ("PUBSUB", "SHARDNUMSUB" if self._sharded else "NUMSUB", channel)
+        return (self._publish, channel, message)
 
     def _announce(self, command: Announce) -> tuple[list[Call], Parse]:
         calls = self._told(command.keys)
         if command.patterns:  # whoever listens does so on all channels
-            calls.append((self._publish, self._keys.channel(0), announcement(patterns=command.patterns)))
-        return calls, _nothing
+            calls.append(self._say(0, announcement(patterns=command.patterns)))
+        return calls, heard
 
     def _program(self, command: Run) -> tuple[list[Call], Parse]:
         return [command.program.script(command.keys, *command.args)], _only
@@ -242,6 +289,14 @@ class Encoder:
 
     def _forget(self, command: Forget) -> tuple[list[Call], Parse]:
         return [("ZREM", command.index, *command.keys)], _nothing
+
+
+def heard(replies: list[Any]) -> None:
+    """All is done, and whoever listens was told."""
+    for reply in replies:
+        answer: Any = check(reply)
+        if type(reply) is list and answer[1:] and answer[1]:  # a channel, and how many listen on it
+            raise Unheard(f"may not publish, and {answer[1]} other processes have L1 on")
 
 
 def ours(raw: bytes) -> str | None:

@@ -15,10 +15,11 @@ from typing import Any, Final
 from redis import ConnectionPool
 from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
 Values = list[bytes | None]
 
+STRANGE: Final = "what came is not the answer to what was asked"
 WRITERS: Final = 50
 """Connections of a loop that are written on at a time, at most."""
 
@@ -46,6 +47,8 @@ class Lines:
         try:
             line.send_packed_command((packed(keys),))
             values: Values = line.read_response()
+            if type(values) is not list or len(values) != len(keys):
+                raise InvalidResponse(STRANGE)
         except BaseException as error:
             if not isinstance(error, ResponseError):
                 line.disconnect()
@@ -97,6 +100,8 @@ class AsyncLines:
         try:
             await line.send_packed_command((packed(keys),))
             values: Values = await line.read_response()
+            if type(values) is not list or len(values) != len(keys):
+                raise InvalidResponse(STRANGE)
         except BaseException as error:
             if not isinstance(error, ResponseError):
                 await line.disconnect(nowait=True)

@@ -15,18 +15,19 @@ from time import monotonic
 from typing import Any, Protocol, TypedDict, Unpack
 from weakref import WeakKeyDictionary
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from cacheaside.breaker import Breaker, is_outage
 from cacheaside.budget import give_up
-from cacheaside.engine.commands import Confirm, Fetch
-from cacheaside.errors import StoreUnavailable
+from cacheaside.engine.commands import Confirm, Fetch, Invalidate
+from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.events import Events
 from cacheaside.keys import RawKeys
 from cacheaside.redaction import in_words, shows
 from cacheaside.stores.batching import Batcher, in_time
 from cacheaside.stores.encoding import Call, Encoder, check
 from cacheaside.stores.lines import AsyncLines, Lines
+from cacheaside.stores.rights import Rights, Unheard
 from cacheaside.urls import TIMEOUT
 
 
@@ -72,6 +73,7 @@ class RemoteStore:
         self.channel: HeartbeatChannel | None = None
         self._events = events if events is not None else Events(None)
         self._secrets = secrets
+        self.rights = Rights(lambda kind, words: self._events.complain(kind, "degraded", words))
 
     def perform(self, command: Any) -> Any:
         """Carry out a command; raises StoreUnavailable when the server does not."""
@@ -83,6 +85,8 @@ class RemoteStore:
             reply = self._send(command)
         except (RedisError, OSError) as error:
             raise self._failed(error, turn) from self._cause(error)
+        except ConfigError as error:
+            raise self._misplaced(command, error, turn) from self._cause(error)
         breaker.failures, self.contact = 0, monotonic()
         return reply
 
@@ -100,6 +104,8 @@ class RemoteStore:
                     reply = await self._asend(command)
         except (RedisError, OSError) as error:
             raise self._failed(error, turn) from self._cause(error)
+        except ConfigError as error:
+            raise self._misplaced(command, error, turn) from self._cause(error)
         breaker.failures, self.contact = 0, monotonic()
         return reply
 
@@ -108,6 +114,8 @@ class RemoteStore:
         words = in_words(error, self._secrets)
         failure = StoreUnavailable(f"Redis did not serve a command: {words}")
         failure.answered = not is_outage(error)
+        failure.unheard = isinstance(error, Unheard)
+        self.rights.learn(error)
         if not failure.answered and not hasattr(error, "cacheaside_counted"):
             error.cacheaside_counted = True  # type: ignore[attr-defined]  # one failed read may answer many
             self.breaker.failed(turn, words)
@@ -116,6 +124,16 @@ class RemoteStore:
             type(error).__name__, "error", f"{failure}; functions answer without the cache meanwhile"
         )
         return failure
+
+    def _misplaced(self, command: Any, error: ConfigError, turn: int) -> Exception:
+        """What to raise for a server that is too old, or of another kind than the URL says.
+
+        The first calls of all fail loudly. One that is met later, after a failover, counts as away; and no
+        error undoes what an invalidation follows.
+        """
+        if self.contact == -math.inf and type(command) is not Invalidate:
+            return error
+        return self._failed(error, turn)
 
     def _cause(self, error: Exception) -> Exception | None:
         """The error to chain, unless it or what is behind it says a secret."""
@@ -149,7 +167,7 @@ class RedisStore(RemoteStore):
         **remote: Unpack[Remote],
     ) -> None:
         super().__init__(**remote)
-        self._encode = Encoder(keys, has_ifeq, index_limit)
+        self._encode = Encoder(keys, has_ifeq, index_limit, rights=self.rights)
         self._connect = connect
         self._aconnect = aconnect
         self._lines: Lines | None = None
@@ -308,6 +326,11 @@ def not_done(calls: list[Call], replies: list[Any]) -> list[int]:
     An announcement may only follow what it announces: who has heard it believes what he reads from then on.
     """
     missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    # Who may not EVALSHA may EVAL, perhaps.
+    missing += [
+        i for i, r in enumerate(replies) if isinstance(r, NoPermissionError) and calls[i][0] == "EVALSHA"
+    ]
+    missing.sort()
     return missing + [
         i for i, call in enumerate(calls) if missing and call[0] == "PUBLISH" and i > missing[0]
     ]

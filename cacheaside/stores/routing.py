@@ -34,6 +34,10 @@ Answers = dict[Address, list[Any] | Exception]
 ATTEMPTS: Final = 8
 PAUSE_FIRST: Final = 0.005
 PAUSE_LAST: Final = 0.05
+KEY_AT: Final = {"EVALSHA": 3, "EVAL": 3, "PUBSUB": 2}
+"""Where the key stands in a call, if it is not the first argument."""
+TOLD: Final = ("SPUBLISH", "PUBSUB")
+"""What goes last: announcements."""
 SCANS: Final = 3
 """Times that the key space is gone through while slots keep moving."""
 
@@ -58,7 +62,7 @@ Route = Generator[Exchange | Pause, Any, T]
 
 def key_of(call: Call) -> str:
     """The key, or channel, that says where a call goes."""
-    key: str = call[3] if call[0] in ("EVALSHA", "EVAL") else call[1]
+    key: str = call[KEY_AT.get(call[0], 1)]
     return key
 
 
@@ -229,8 +233,8 @@ def dispatch(topology: Topology, calls: Sequence[Call]) -> Route[list[Any]]:
 
     Who hears of a drop must not find what was dropped.
     """
-    first = [i for i, call in enumerate(calls) if call[0] != "SPUBLISH"]
-    last = [i for i, call in enumerate(calls) if call[0] == "SPUBLISH"]
+    first = [i for i, call in enumerate(calls) if call[0] not in TOLD]
+    last = [i for i, call in enumerate(calls) if call[0] in TOLD]
     replies: list[Any] = [None] * len(calls)
     for places in filter(None, (first, last)):
         got = yield from route(topology, [calls[i] for i in places])
