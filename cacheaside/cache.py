@@ -76,9 +76,8 @@ class Cache(Operations):
         l1_entries: the most entries of L1; 0 turns it off.
         l1_max_bytes: the most bytes of L1.
         l1_max_value: payloads above this many bytes stay in L2 only.
-        l1_window: turns L1 on beside Redis: the seconds that it may lag behind an invalidation made by
-            another process, connected or not; one's own show at once. None: off beside Redis. The
-            embedded cache needs none.
+        l1_window: the seconds that L1 may lag behind an invalidation made by another process, connected or
+            not; one's own show at once. None: no L1 beside Redis. The embedded cache needs none.
         l1_policy: L1's eviction policy: ``"lru"``, ``"s3fifo"``, or any class of ``cachetools``.
         max_bytes: the most bytes of the embedded store.
         max_value: payloads above this many bytes are answered and not stored.
@@ -113,7 +112,7 @@ class Cache(Operations):
         l1_entries: int = 10_000,
         l1_max_bytes: int = 64 * 2**20,
         l1_max_value: int = 2**20,
-        l1_window: Seconds | None = None,
+        l1_window: Seconds | None = 1,
         l1_policy: Literal["lru", "s3fifo"] | Evict = "lru",
         max_bytes: int = 256 * 2**20,
         max_value: int = 32 * 2**20,

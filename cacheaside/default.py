@@ -101,8 +101,7 @@ def cached(
         tags: templates over the arguments and ``{result...}``, or a function of them; an
             ``invalidates`` of any tag drops the entry.
         l1: False keeps the results out of this process's memory; a number caps their stay there.
-        l2: False keeps them out of Redis. Beside Redis that
-            leaves nothing to keep them in: every call loads.
+        l2: False keeps them out of Redis: each process loads and keeps its own, in L1.
         stale_while_revalidate: how long past its ttl a value is still served while one caller renews it.
         stale_if_error: how long past its ttl a value is served when the function raises.
         jitter: up to this share of the ttl is taken off at random, so that entries do not end together.

@@ -28,6 +28,7 @@ from cacheaside.engine.look import (
 )
 from cacheaside.engine.tokens import fresh, living, revived
 from cacheaside.entry import (
+    HEAD,
     NEGATIVE,
     pack_tags,
     pack_value,
@@ -261,6 +262,16 @@ def keep_near(
     # By a clock that never goes back: an L1 entry must end even if somebody sets the time.
     left = min(until - site.world.clock(), site.policy.l1_ttl)
     near.put(call.key, kept, site.world.tick() + left, call.tags + late, call.since, len(payload))
+
+
+def keep_only_near(site: Site, call: Call, result: Any, start: float) -> Flow[None]:
+    """Offer a result to L1 that is to be stored nowhere else; the counter in the call keeps old ones out."""
+    payload = encode(site, call, result)
+    unread = dict.fromkeys(call.late_tags(result), b"")  # no token guards what is not stored
+    cost = site.world.clock() - start
+    ready = yield from prepare(site, call, result, payload, start, cost, bytes(HEAD), Seen(None, ()), unread)
+    if ready is not None:
+        keep_near(site, call, result, ready.payload, ready.until, ready.late)
 
 
 def stay(site: Site, soft: float, cost: float) -> float:

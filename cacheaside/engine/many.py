@@ -12,7 +12,17 @@ from typing import Any
 
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Begin, Begun, Fetch, Flow, Load, Place, Renew, Sleep, Spawn, Sweep
-from cacheaside.engine.fill import Ready, attempt, commit, encode, land, prepare, prove, token_ttl
+from cacheaside.engine.fill import (
+    Ready,
+    attempt,
+    commit,
+    encode,
+    keep_only_near,
+    land,
+    prepare,
+    prove,
+    token_ttl,
+)
 from cacheaside.engine.flights import Flight, Landed
 from cacheaside.engine.look import Seen, Verdict, flight_name, head_of, judge, open_value, undecodable
 from cacheaside.engine.read import POLL_FIRST, POLL_LAST, hit, patience
@@ -59,7 +69,13 @@ def read_many(site: Site, calls: Sequence[Call], loader: Loader, *, forced: bool
     """
     items = [Item(call) for call in calls]
     if not site.keeps:
+        start = site.world.clock()
+        for item in items:
+            item.call.since = site.near.now() if site.near is not None else 0
         yield from load_many(site, items, items, loader, keep=False)
+        if site.near is not None:
+            for item in items:
+                yield from keep_only_near(site, item.call, item.result, start)
         return [item.result for item in items]
     if site.witness is not None:
         since = site.witness.now()
@@ -234,12 +250,12 @@ def load_many(
     storing: list[tuple[Item, bytes, bytes | None]] = []
     for item, result in zip(wanted, loaded.value, strict=True):
         item.answer(result)
+        item.call.told(call)
         expected = item.placeholder if item.flight is not None else b""
         if not expected and item.stale is not None:
             expected = head_of(item.seen.slot)  # type: ignore[arg-type]
         if not keep or not expected:
             continue
-        item.call.told(call)
         payload = encode(site, item.call, result)
         if payload is not None and item.flight is not None:
             land(site, item.call, item.flight, payload, result)

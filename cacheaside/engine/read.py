@@ -44,6 +44,7 @@ from cacheaside.engine.commands import (
 from cacheaside.engine.fill import (
     attempt,
     keep_near,
+    keep_only_near,
     settle,
     stay,
     token_ttl,
@@ -88,7 +89,7 @@ POLL_LAST: Final = 0.05
 def read(site: Site, call: Call) -> Flow[Any]:
     """Answer a call that L1 could not answer."""
     if not site.keeps:
-        return (yield from alone(site, call))
+        return (yield from near_only(site, call))
     if site.witness is not None:
         call.since = site.witness.now()
     try:
@@ -104,6 +105,18 @@ def read(site: Site, call: Call) -> Flow[Any]:
     except StoreUnavailable:
         site.counts.unavailable += 1
     return (yield from alone(site, call))
+
+
+def near_only(site: Site, call: Call) -> Flow[Any]:
+    """Load, and keep the result in L1 alone, unless what it depends on was invalidated meanwhile."""
+    if site.near is None:
+        return (yield from alone(site, call))
+    call.since, start = site.near.now(), site.world.clock()
+    site.counts.misses += 1
+    call.outcome = "miss"
+    result = yield from alone(site, call)
+    yield from keep_only_near(site, call, result, start)
+    return result
 
 
 def peek(site: Site, call: Call, missing: Any) -> Flow[Any]:

@@ -34,7 +34,7 @@ def place(name: str, request: pytest.FixtureRequest) -> Cache:
     server = request.getfixturevalue("servers")(name)
     with server.client() as client:
         client.flushall()
-    return Cache(server.url)
+    return Cache(server.url, l1_window=None)
 
 
 @pytest.fixture(params=PLACES)

@@ -130,7 +130,10 @@ def test_what_one_broker_publishes_another_one_hears(cache: Cache, heard: Heard)
 
 
 def test_caches_with_other_prefixes_hear_nothing_of_each_other(one_redis_url: str, heard: Heard) -> None:
-    with Cache(one_redis_url, prefix="a") as a, Cache(one_redis_url, prefix="b") as b:
+    with (
+        Cache(one_redis_url, prefix="a", l1_window=None) as a,
+        Cache(one_redis_url, prefix="b", l1_window=None) as b,
+    ):
         listening = Broker(b)
         listening.subscribe("*", heard, pattern=True)
         Broker(a).publish("posts", "x", "not for b")

@@ -33,7 +33,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cache(redis_url: str) -> Iterator[Cache]:
-    with Cache(redis_url) as made:
+    with Cache(redis_url, l1_window=None) as made:
         yield made
 
 
@@ -67,7 +67,7 @@ def lost(server: Server) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_both_protocols_of_redis(redis_url: str, heard: Heard, protocol: int) -> None:
-    with Cache(f"{redis_url}?protocol={protocol}") as cache, Broker(cache) as broker:
+    with Cache(f"{redis_url}?protocol={protocol}", l1_window=None) as cache, Broker(cache) as broker:
         broker.subscribe("posts", heard)
         broker.subscribe("p*", heard, pattern=True)
         broker.publish("posts", "x", 1)
@@ -96,7 +96,7 @@ def test_two_who_subscribe_at_once_subscribe_once(cache: Cache, server: Server) 
 
 
 async def test_two_tasks_that_subscribe_at_once_subscribe_once(redis_url: str, server: Server) -> None:
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         broker = Broker(cache)
         before = calls(server, "subscribe")
         handlers = [Heard() for _ in range(8)]
@@ -148,7 +148,7 @@ def test_closing_leaves_no_connection_and_no_thread(redis_url: str, server: Serv
             return len(client.client_list())  # type: ignore[arg-type]
 
     before = connections()
-    with Cache(redis_url) as cache:
+    with Cache(redis_url, l1_window=None) as cache:
         broker = Broker(cache)
         broker.subscribe("posts", Heard())
         broker.publish("posts", "x", 1)
@@ -195,7 +195,11 @@ def test_a_new_subscription_knows_of_no_gap(cache: Cache, server: Server) -> Non
 
 def test_a_server_that_was_restarted_is_subscribed_again(heard: Heard) -> None:
     gaps: list[str] = []
-    with Server() as server, Cache(server.url) as cache, Broker(cache, on_gap=gaps.append) as broker:
+    with (
+        Server() as server,
+        Cache(server.url, l1_window=None) as cache,
+        Broker(cache, on_gap=gaps.append) as broker,
+    ):
         broker.subscribe("posts", heard)
         server.kill()
         assert wait_until(lambda: not broker.connected)
@@ -211,7 +215,7 @@ def test_a_line_that_has_gone_silent_is_given_up(server: Server, redis_url: str,
     gaps: list[str] = []
     with ChaosProxy("127.0.0.1", server.port) as proxy:
         url = f"{proxy.url}?timeout=0.2&connect_timeout=0.2"
-        with Cache(url) as cache, Broker(cache, on_gap=gaps.append) as broker:
+        with Cache(url, l1_window=None) as cache, Broker(cache, on_gap=gaps.append) as broker:
             broker.subscribe("posts", heard)
             proxy.black_hole()
             assert wait_until(lambda: not broker.connected)
@@ -236,7 +240,7 @@ def test_a_quiet_line_is_kept(cache: Cache, server: Server) -> None:
 
 def test_a_large_message_in_small_pieces_is_no_gap(server: Server, redis_url: str, heard: Heard) -> None:
     gaps: list[str] = []
-    with ChaosProxy("127.0.0.1", server.port) as proxy, Cache(proxy.url) as cache:
+    with ChaosProxy("127.0.0.1", server.port) as proxy, Cache(proxy.url, l1_window=None) as cache:
         broker = Broker(cache, on_gap=gaps.append)
         broker.subscribe("posts", heard)
         proxy.chop(4096, 0.002, role="channel", direction="replies")
@@ -253,7 +257,7 @@ def test_a_large_message_in_small_pieces_is_no_gap(server: Server, redis_url: st
 def test_without_a_server_subscribing_says_so_and_leaves_nothing() -> None:
     with Server() as server:
         url = server.url
-    with Cache(f"{url}?timeout=0.2&connect_timeout=0.2") as cache, Broker(cache) as broker:
+    with Cache(f"{url}?timeout=0.2&connect_timeout=0.2", l1_window=None) as cache, Broker(cache) as broker:
         began = time.monotonic()
         with pytest.raises(StoreUnavailable, match="not confirmed: ConnectionError"):
             broker.subscribe("posts", Heard())
@@ -271,7 +275,7 @@ def test_a_channel_that_the_server_refuses_disturbs_no_other(heard: Heard) -> No
                 "&cacheaside:broker:posts", "&cacheaside:broker-beat:*",
             )  # fmt: skip
         url = server.url.replace("redis://", "redis://app:pw@")
-        with Cache(url) as cache, Broker(cache, on_gap=gaps.append) as broker:
+        with Cache(url, l1_window=None) as cache, Broker(cache, on_gap=gaps.append) as broker:
             broker.subscribe("posts", heard)
             with pytest.raises(StoreUnavailable, match=r"(?i)no permissions") as refused:
                 broker.subscribe("secrets", Heard())
@@ -282,7 +286,7 @@ def test_a_channel_that_the_server_refuses_disturbs_no_other(heard: Heard) -> No
 
 
 async def test_a_subscribing_task_that_is_cancelled_leaves_nothing(redis_url: str) -> None:
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         broker = Broker(cache)
         for ticks in range(12):
             task = asyncio.ensure_future(broker.asubscribe("posts", Heard().later))
@@ -324,7 +328,7 @@ def test_handlers_of_a_loop_that_has_ended_end_with_it(cache: Cache, server: Ser
 
 async def test_closing_leaves_no_task(redis_url: str) -> None:
     before = len(asyncio.all_tasks())
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         broker, stuck = Broker(cache), asyncio.Event()
 
         async def slow(message: Message[Any]) -> None:
@@ -357,7 +361,7 @@ def test_a_forked_child_has_a_line_of_its_own(redis_url: str) -> None:
         from cacheaside import Cache
         from cacheaside.toolkit import Broker
 
-        cache = Cache(sys.argv[1])
+        cache = Cache(sys.argv[1], l1_window=None)
         broker = Broker(cache)
         got = []
         broker.subscribe("posts", lambda message: got.append(message.data))
@@ -398,7 +402,12 @@ def test_a_forked_child_has_a_line_of_its_own(redis_url: str) -> None:
 
 
 def heard_everywhere(url: str, heard: Heard, channels: int = 20) -> None:
-    with Cache(url) as here, Cache(url) as there, Broker(here) as listening, Broker(there) as speaking:
+    with (
+        Cache(url, l1_window=None) as here,
+        Cache(url, l1_window=None) as there,
+        Broker(here) as listening,
+        Broker(there) as speaking,
+    ):
         for n in range(channels):
             listening.subscribe(f"channel:{n}", heard)
         listening.subscribe("channel:*", heard, pattern=True)
@@ -416,7 +425,11 @@ def test_a_cluster_is_heard_as_a_whole(heard: Heard) -> None:
 
 def test_after_a_failover_the_new_primary_is_heard(heard: Heard) -> None:
     gaps: list[str] = []
-    with ReplicaSet() as group, Cache(group.url) as cache, Broker(cache, on_gap=gaps.append) as broker:
+    with (
+        ReplicaSet() as group,
+        Cache(group.url, l1_window=None) as cache,
+        Broker(cache, on_gap=gaps.append) as broker,
+    ):
         broker.subscribe("posts", heard)
         broker.publish("posts", "x", 1)
         assert heard.has(1)

@@ -335,7 +335,7 @@ def test_a_commit_that_raises_may_have_been_done(blog: Blog, monkeypatch: pytest
 def test_with_a_hold_a_writer_that_dies_leaves_misses(
     redis_url: str, factory: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Cache(redis_url) as dying, Cache(redis_url) as living:
+    with Cache(redis_url, l1_window=None) as dying, Cache(redis_url, l1_window=None) as living:
         bind(factory, dying, models=Base, hold=30)
         blog = Blog(living, factory)
         assert blog.title(1) == "title 1"
@@ -351,7 +351,7 @@ def test_with_a_hold_a_writer_that_dies_leaves_misses(
 def test_a_hold_ends_with_the_commit_or_the_rollback(
     redis_url: str, factory: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Cache(redis_url) as cache:
+    with Cache(redis_url, l1_window=None) as cache:
         bind(factory, cache, models=Base, hold=30)
         blog = Blog(cache, factory)
         with factory() as session:
@@ -398,7 +398,7 @@ async def test_async_sessions(
     redis_url: str, async_factory: async_sessionmaker[AsyncSession], hold: float | None
 ) -> None:
     """Commit, rollback, savepoints, statements, and the invalidation that does not block the loop."""
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         bind(async_factory, cache, models=Base, hold=hold)
 
         @cache.cached(ns="posts", key="title:{id}", tags=["Post:{id}"])

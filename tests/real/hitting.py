@@ -14,7 +14,7 @@ from cacheaside.toolkit import RateLimiter
 
 
 def main(url: str, algorithm: Any, threads: int, each: int) -> None:
-    with Cache(url) as cache:
+    with Cache(url, l1_window=None) as cache:
         # Every hit is to reach the server, and none is to be let in again while this runs.
         limiter = RateLimiter(cache, 100, 3600, algorithm, remember=0)
         limiter.peek("crowd")

@@ -16,7 +16,7 @@ from cacheaside import Cache
 
 
 def main(url: str, colour: str, rounds: int) -> None:
-    cache = Cache(url)
+    cache = Cache(url, l1_window=None)
     client: Any = redis.Redis.from_url(url)
     print("ready", flush=True)
     sys.stdin.readline()

@@ -19,7 +19,7 @@ from cacheaside import Cache
 
 
 def main(url: str, colour: str, callers: int, lease: float, takes: float) -> None:
-    cache = Cache(url)
+    cache = Cache(url, l1_window=None)
     counter: Any = redis.Redis.from_url(url)
     options: Any = {"ns": "hot", "key": "page:{n}", "ttl": 60, "tags": ["pages"], "lease_ttl": lease}
 

@@ -52,7 +52,7 @@ async def at_rest(cache: Cache) -> None:
 async def test_what_a_cancelled_request_has_written_is_seen(redis_url: str, server: Server, by: str) -> None:
     """Cancelled after any number of turns of the loop: once the row is written, nobody gets the old one."""
     written = 0
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         row = [0]
 
         @cache.cached(ns="n", key="k", tags=["t"])
@@ -92,7 +92,7 @@ async def test_what_a_cancelled_request_has_written_is_seen(redis_url: str, serv
 @pytest.mark.parametrize("what", ["one", "crowd", "batch", "stale"])
 async def test_cancelled_reads_leave_nothing_to_wait_for(redis_url: str, server: Server, what: str) -> None:
     now = [time.time()]
-    async with Cache(redis_url, clock=lambda: now[0]) as cache:
+    async with Cache(redis_url, clock=lambda: now[0], l1_window=None) as cache:
         loads = 0
 
         @cache.cached(ns="n", key="{a}", tags=["t:{a}"], ttl=10, stale_while_revalidate=60)
@@ -134,7 +134,7 @@ async def test_cancelled_reads_leave_nothing_to_wait_for(redis_url: str, server:
 
 
 def test_bytes_that_are_no_key_in_the_list_of_a_tag_are_passed_over(redis_url: str, server: Server) -> None:
-    with Cache(redis_url) as cache:
+    with Cache(redis_url, l1_window=None) as cache:
         cache.cached(ns="n", key="k", tags=["t"])(lambda: 1)()
         index = cache.world.keys.tag_index("t")
         with server.client() as client:

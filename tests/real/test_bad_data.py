@@ -91,7 +91,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 @foreign
 def test_what_is_foreign_under_the_key_of_a_value_is_left_alone(redis_url, server, caplog, spoil):
     """Calls load for themselves, and the other owner's data stays as it is."""
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         reader = Reader(cache)
         spoil(client, reader.slot)
         before = client.dump(reader.slot)
@@ -110,7 +110,7 @@ def test_what_is_foreign_under_the_key_of_a_value_is_left_alone(redis_url, serve
 
 @foreign
 def test_what_is_foreign_under_the_key_of_a_tag_is_left_alone(redis_url, server, caplog, spoil):
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         reader = Reader(cache)
         spoil(client, reader.token)
         before = client.dump(reader.token)
@@ -128,7 +128,7 @@ def test_what_is_foreign_under_the_key_of_a_tag_is_left_alone(redis_url, server,
 @foreign
 def test_what_is_foreign_under_the_list_of_a_tag_harms_nobody(redis_url, server, spoil):
     """The list is for people: values are stored, found and invalidated without it."""
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         reader = Reader(cache)
         index = cache.world.keys.tag_index("post:1")
         spoil(client, index)
@@ -144,7 +144,7 @@ def test_what_is_foreign_under_the_list_of_a_tag_harms_nobody(redis_url, server,
 @foreign
 def test_what_is_foreign_under_the_companions_of_a_value_harms_nobody(redis_url, server, spoil):
     """The refresh lock and the staging place."""
-    with Cache(redis_url, compress_above=None) as cache, server.client() as client:
+    with Cache(redis_url, compress_above=None, l1_window=None) as cache, server.client() as client:
         reader = Reader(cache, stale_while_revalidate=60, early_refresh=100.0)
         keys = cache.world.keys
         for companion in (keys.refresh_lock(KEY), keys.staging(KEY)):
@@ -167,7 +167,10 @@ def replace(client: Any, reader: Reader, raw: bytes) -> None:
 
 def test_a_truncated_entry_is_a_miss_and_replaced(redis_url, server, caplog):
     """Every length, uncompressed and compressed; below three bytes nothing says that it was ours."""
-    with Cache(redis_url, compress_above=None) as plain, Cache(redis_url, compress_above=0) as packed:
+    with (
+        Cache(redis_url, compress_above=None, l1_window=None) as plain,
+        Cache(redis_url, compress_above=0, l1_window=None) as packed,
+    ):
         for cache in (plain, packed):
             reader = Reader(cache)
             reader.post.refresh(1)
@@ -186,7 +189,7 @@ def test_a_truncated_entry_is_a_miss_and_replaced(redis_url, server, caplog):
 
 
 def test_an_entry_with_a_flipped_bit_is_never_answered(redis_url, server, caplog):
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         reader = Reader(cache)
         reader.right()
         raw = entry(client, reader)
@@ -206,7 +209,7 @@ MARKERS.append(SLOT_HELD + pack_holds([(b"n" * 12, 2_000_000_000_000)]))
 
 @pytest.mark.parametrize("marker", MARKERS, ids=["placeholder", "claim", "hold"])
 def test_a_truncated_marker_is_replaced_at_once(redis_url, server, marker):
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         reader = Reader(cache)
         for length in range(3, len(marker)):
             replace(client, reader, marker[:length])
@@ -216,7 +219,7 @@ def test_a_truncated_marker_is_replaced_at_once(redis_url, server, marker):
 
 def test_a_damaged_entry_hides_no_neighbour_that_came_in_its_place(redis_url, server):
     """What a truncated entry is replaced by compare-and-set for must be the very same bytes."""
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         reader = Reader(cache)
         claim = Marker(CLAIM, b"n" * 12, b"i" * 8, time.time(), b"d" * 8).pack()
         replace(client, reader, claim[:10])
@@ -242,7 +245,11 @@ def test_an_entry_of_another_schema_is_a_miss(redis_url, server):
         likes: int = 0
         seen: int = 0
 
-    with Cache(redis_url) as old, Cache(redis_url) as new, Cache(redis_url) as newest:
+    with (
+        Cache(redis_url, l1_window=None) as old,
+        Cache(redis_url, l1_window=None) as new,
+        Cache(redis_url, l1_window=None) as newest,
+    ):
         reader, versioned = Reader(old), Reader(newest, version=2)
 
         @new.cached(ns="posts", key="post:{id}", ttl=60, tags=["post:{id}"])
@@ -261,7 +268,7 @@ def test_an_entry_of_another_schema_is_a_miss(redis_url, server):
 
 def test_an_entry_with_unknown_codec_flags_is_a_miss_and_replaced(redis_url, server, caplog):
     """Another version of the library may compress or encrypt in ways that this one does not know."""
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         reader = Reader(cache)
         reader.right()
         value: Any = parse(entry(client, reader))
@@ -279,7 +286,7 @@ def test_an_entry_with_unknown_codec_flags_is_a_miss_and_replaced(redis_url, ser
 
 
 def test_an_entry_whose_payload_is_of_another_type_is_a_miss_and_replaced(redis_url, server, caplog):
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         reader = Reader(cache)
         reader.right()
         value: Any = parse(entry(client, reader))
@@ -299,7 +306,7 @@ def test_an_entry_whose_payload_is_of_another_type_is_a_miss_and_replaced(redis_
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_behind_our_magic_is_a_miss_and_replaced(redis_url, server, seed):
     noise = random.Random(seed)
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         reader = Reader(cache)
         for _ in range(100):
             raw = b"\xcaC\x01" + noise.choice((b"", b"V", b"P", b"H")) + noise.randbytes(noise.randrange(120))
@@ -311,7 +318,7 @@ def test_noise_behind_our_magic_is_a_miss_and_replaced(redis_url, server, seed):
 
 
 def test_damage_in_a_batch_costs_its_own_entries_only(redis_url, server):
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         asked: list[list[int]] = []
 
         @cache.cached_many(ns="posts", key="post:{id}", ttl=60, tags=["post:{id}"])
@@ -337,7 +344,7 @@ def test_damage_in_a_batch_costs_its_own_entries_only(redis_url, server):
 @pytest.mark.parametrize("size", [100, 5_000, 200_000])
 def test_a_server_that_forgets_everything_is_filled_again(redis_url, server, size):
     """FLUSHALL and SCRIPT FLUSH, before a call and in the middle of a load; small and staged values."""
-    with Cache(redis_url, compress_above=None) as cache, server.client() as client:
+    with Cache(redis_url, compress_above=None, l1_window=None) as cache, server.client() as client:
         forget: Callable[[], Any] = bool
 
         @cache.cached(ns="posts", key="text:{id}", ttl=60, tags=["texts"])
@@ -364,7 +371,7 @@ def test_a_server_that_forgets_everything_is_filled_again(redis_url, server, siz
 
 
 def test_a_value_over_the_limit_is_answered_and_not_stored(redis_url, server, caplog):
-    with Cache(redis_url, max_value=1000) as cache, server.client() as client:
+    with Cache(redis_url, max_value=1000, l1_window=None) as cache, server.client() as client:
 
         @cache.cached(ns="posts", key="text:{size}", ttl=60)
         def text(size: int) -> str:
@@ -389,7 +396,7 @@ def test_big_values_under_concurrent_fills_and_invalidations_are_whole_and_new(r
     until = time.monotonic() + 1.5
     lock = threading.Lock()
     options: Any = {"ns": "big", "key": "text", "ttl": 60, "tags": ["big"], "lease_ttl": 0.5}
-    caches = [Cache(redis_url, compress_above=None) for _ in range(2)]
+    caches = [Cache(redis_url, compress_above=None, l1_window=None) for _ in range(2)]
 
     def load() -> str:
         now = version
@@ -489,14 +496,14 @@ async def test_a_wrong_password_leaves_the_functions_and_says_what_is_wrong(serv
         (said,) = warnings(caplog)
         assert "AuthenticationError" in said
         assert "wrong" not in said  # nor any other password
-        async with Cache(locked.url) as cache:
+        async with Cache(locked.url, l1_window=None) as cache:
             reader = Reader(cache)
             assert reader.right()
             assert reader.hits()
 
 
 def test_a_server_that_stops_and_comes_back_empty_is_used_again(server):
-    with Server(server.kind) as own, Cache(own.url, invalidation_timeout=0.1) as cache:
+    with Server(server.kind) as own, Cache(own.url, invalidation_timeout=0.1, l1_window=None) as cache:
         reader = Reader(cache)
         assert reader.right()
         assert reader.hits()
@@ -516,7 +523,7 @@ def test_a_server_that_stops_and_comes_back_empty_is_used_again(server):
 async def test_a_server_that_stops_in_the_middle_of_a_load_costs_no_second_load(server):
     """Threads and tasks: what the function has returned is the answer."""
     with Server(server.kind) as own:
-        async with Cache(own.url) as cache:
+        async with Cache(own.url, l1_window=None) as cache:
             loads = 0
 
             def end() -> str:
@@ -539,7 +546,10 @@ async def test_a_server_that_stops_in_the_middle_of_a_load_costs_no_second_load(
 
 def test_a_server_that_does_not_answer_costs_one_timeout(server):
     """A black hole: frozen with its connections open."""
-    with Server(server.kind) as own, Cache(own.url + "?timeout=0.2&connect_timeout=0.2") as cache:
+    with (
+        Server(server.kind) as own,
+        Cache(own.url + "?timeout=0.2&connect_timeout=0.2", l1_window=None) as cache,
+    ):
         reader = Reader(cache)
         assert reader.right()
         own.pause()
@@ -555,7 +565,7 @@ def test_a_server_that_does_not_answer_costs_one_timeout(server):
 
 def test_a_server_out_of_memory_is_no_error(server, caplog):
     """It reads and refuses to write: nothing is stored, and every call is answered."""
-    with Server(server.kind) as own, Cache(own.url) as cache, own.client() as client:
+    with Server(server.kind) as own, Cache(own.url, l1_window=None) as cache, own.client() as client:
         reader = Reader(cache)
         assert reader.right()
         client.config_set("maxmemory", "1")
@@ -587,7 +597,7 @@ def test_a_cache_survives_a_fork(redis_url):
         import asyncio, os, sys
         from cacheaside import Cache
 
-        cache = Cache(sys.argv[1])
+        cache = Cache(sys.argv[1], l1_window=None)
         loads = 0
 
         @cache.cached(ns="n", key="f:{x}", ttl=60, tags=["t"])
@@ -634,7 +644,7 @@ def test_a_child_does_not_wait_for_a_load_of_its_parents_memory(redis_url):
         import os, sys, threading, time
         from cacheaside import Cache
 
-        cache = Cache(sys.argv[1])
+        cache = Cache(sys.argv[1], l1_window=None)
         parent = os.getpid()
         loading, go_on = threading.Event(), threading.Event()
 
@@ -673,7 +683,7 @@ def test_one_cache_serves_one_event_loop_after_another(redis_url, server):
         import asyncio, gc, sys
         from cacheaside import Cache
 
-        cache = Cache(sys.argv[1] + "?client_name=loops")
+        cache = Cache(sys.argv[1] + "?client_name=loops", l1_window=None)
 
         @cache.cached(ns="n", key="f:{x}", ttl=60, tags=["t"])
         async def f(x: int) -> int:
@@ -706,7 +716,7 @@ def test_one_cache_serves_one_event_loop_after_another(redis_url, server):
 @pytest.mark.parametrize("read", [True, False], ids=["reading", "writing"])
 def test_a_cache_that_is_closed_while_threads_call_it_answers_them(redis_url, read):
     """A command under way keeps its connection; whoever calls afterwards opens a new one."""
-    with Cache(redis_url) as cache, ThreadPoolExecutor(4) as pool:
+    with Cache(redis_url, l1_window=None) as cache, ThreadPoolExecutor(4) as pool:
         until = time.monotonic() + 0.5
 
         @cache.cached(ns="n", key="f:{x}", ttl=60, tags=["t"])
@@ -733,7 +743,7 @@ def test_a_cache_that_is_closed_while_threads_call_it_answers_them(redis_url, re
 
 def test_one_cache_serves_event_loops_side_by_side(redis_url):
     together = threading.Barrier(3)
-    with Cache(redis_url) as cache:
+    with Cache(redis_url, l1_window=None) as cache:
 
         @cache.cached(ns="n", key="f:{x}", ttl=60, tags=["t"])
         async def f(x: int) -> int:
@@ -759,7 +769,7 @@ def test_one_cache_serves_event_loops_side_by_side(redis_url):
 async def test_a_waiter_that_has_gone_is_not_called_in_its_closed_loop(redis_url, caplog):
     """It waited for a thread's load, lost patience, and its event loop ended before the load did."""
     loading, go_on = threading.Event(), threading.Event()
-    with Cache(redis_url) as cache:
+    with Cache(redis_url, l1_window=None) as cache:
 
         def load() -> str:
             loading.set()

@@ -18,7 +18,7 @@ ANY = next(iter(available()), "none")
 
 
 def test_dropping_a_pattern_scans_and_never_asks_for_all_keys(redis_url: str) -> None:
-    with Cache(redis_url, prefix="p") as cache, redis.Redis.from_url(redis_url) as client:
+    with Cache(redis_url, prefix="p", l1_window=None) as cache, redis.Redis.from_url(redis_url) as client:
         for n in range(0, 3000, 500):
             cache.set_many({f"feed:{i}": i for i in range(n, n + 500)}, ttl=60)
         cache.set("other:1", 1)
@@ -32,7 +32,7 @@ def test_dropping_a_pattern_scans_and_never_asks_for_all_keys(redis_url: str) ->
 
 
 def test_everything_that_operations_store_has_an_end(redis_url: str) -> None:
-    with Cache(redis_url, prefix="p") as cache, redis.Redis.from_url(redis_url) as client:
+    with Cache(redis_url, prefix="p", l1_window=None) as cache, redis.Redis.from_url(redis_url) as client:
         cache.set_many({f"n:{i}": "x" * 9000 * (i % 2) for i in range(50)}, ttl=60, tags=["t"])
         cache.set("n:1", 1)
         cache.get_or_load("n:new", lambda: 1, tags=["t"])
@@ -68,7 +68,7 @@ def sentinels() -> Iterator[ReplicaSet]:
 def anywhere(request: pytest.FixtureRequest, clusters: Callable[[str], ClusterServer]) -> Iterator[Cache]:
     """A cache on a cluster, and one on what sentinels lead to."""
     there: Any = request.getfixturevalue("sentinels") if request.param == "sentinels" else clusters(ANY)
-    with Cache(there.url, prefix="p") as cache:
+    with Cache(there.url, prefix="p", l1_window=None) as cache:
         cache.clear()
         yield cache
 
@@ -104,7 +104,7 @@ def test_the_whole_service_on_a_cluster_and_under_sentinels(anywhere: Cache) -> 
 
 
 def test_no_server_of_a_cluster_is_asked_for_all_its_keys(cluster: ClusterServer) -> None:
-    with Cache(cluster.url) as cache:
+    with Cache(cluster.url, l1_window=None) as cache:
         cache.set_many({f"n:{i}": i for i in range(200)})
         for node in cluster.nodes:
             with node.client() as client:

@@ -79,7 +79,7 @@ async def test_in_a_black_hole_calls_are_answered_by_their_function(
     proxy: ChaosProxy, colour: str, direction: Any
 ) -> None:
     """And an invalidation says that it was not heard; all is well when the network is back."""
-    async with Cache(proxy.url + FAST, invalidation_timeout=0.3) as cache:
+    async with Cache(proxy.url + FAST, invalidation_timeout=0.3, l1_window=None) as cache:
         table = Table()
         row = table.read(cache, colour)
         assert await row() == await row() == "0"
@@ -100,7 +100,7 @@ async def test_in_a_black_hole_calls_are_answered_by_their_function(
 
 @both
 async def test_a_refused_connection_costs_no_time(proxy: ChaosProxy, colour: str) -> None:
-    async with Cache(proxy.url + FAST) as cache:
+    async with Cache(proxy.url + FAST, l1_window=None) as cache:
         table = Table()
         row = table.read(cache, colour)
         await row()
@@ -121,7 +121,7 @@ async def test_a_connection_that_ends_in_a_reply_is_no_error_of_the_caller(
     proxy: ChaosProxy, colour: str, fault: str
 ) -> None:
     """Wherever it ends: in a hit, a miss, an invalidation, or the handshake of the next connection."""
-    async with Cache(proxy.url + FAST) as cache:
+    async with Cache(proxy.url + FAST, l1_window=None) as cache:
         table = Table()
         row = table.read(cache, colour)
         await row()
@@ -141,7 +141,9 @@ async def test_a_connection_that_ends_in_a_reply_is_no_error_of_the_caller(
 async def test_replies_that_come_byte_by_byte_are_read_right(
     proxy: ChaosProxy, colour: str, protocol: int
 ) -> None:
-    async with Cache(f"{proxy.url}?timeout=5&protocol={protocol}", compress_above=None) as cache:
+    async with Cache(
+        f"{proxy.url}?timeout=5&protocol={protocol}", compress_above=None, l1_window=None
+    ) as cache:
         table = Table()
         table.padding = "é" * 3000
         row = table.read(cache, colour)
@@ -154,7 +156,7 @@ async def test_replies_that_come_byte_by_byte_are_read_right(
 
 @both
 async def test_a_slow_network_slows_and_changes_nothing(proxy: ChaosProxy, colour: str) -> None:
-    async with Cache(f"{proxy.url}?timeout=5") as cache:
+    async with Cache(f"{proxy.url}?timeout=5", l1_window=None) as cache:
         table = Table()
         row = table.read(cache, colour)
         await row()
@@ -181,7 +183,7 @@ def near(proxy: ChaosProxy) -> Iterator[Cache]:
 @pytest.fixture
 def elsewhere(redis_url: str) -> Iterator[Cache]:
     """A writer in another process, as far as the cache can tell; its network is fine."""
-    with Cache(redis_url) as made:
+    with Cache(redis_url, l1_window=None) as made:
         yield made
 
 

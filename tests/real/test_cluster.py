@@ -51,7 +51,7 @@ def whole(cluster: ClusterServer) -> Iterator[ClusterServer]:
 @both
 async def test_direct_operations(whole: ClusterServer, asynchronous: bool) -> None:
     """Fifty keys and ten tags, on all servers: stored, listed, dropped by key, by tag and by pattern."""
-    async with Cache(whole.url) as cache:
+    async with Cache(whole.url, l1_window=None) as cache:
         face = Face(cache, asynchronous=asynchronous)
         values = {f"n:k{i}": i for i in range(50)}
         for i, (key, value) in enumerate(values.items()):
@@ -123,7 +123,7 @@ def functions(cache: Cache, *, asynchronous: bool, loads: list[Any]) -> tuple[An
 async def test_decorators(whole: ClusterServer, asynchronous: bool) -> None:
     """Hits, batches, writers, puts and handles, small values and staged ones."""
     loads: list[Any] = []
-    async with Cache(whole.url, compress_above=None) as cache:
+    async with Cache(whole.url, compress_above=None, l1_window=None) as cache:
         post, posts, write, update = functions(cache, asynchronous=asynchronous, loads=loads)
         for _ in range(2):
             for id in range(12):
@@ -159,7 +159,7 @@ async def test_decorators(whole: ClusterServer, asynchronous: bool) -> None:
 @both
 async def test_transactions_and_holds(whole: ClusterServer, asynchronous: bool) -> None:
     loads: list[Any] = []
-    async with Cache(whole.url) as cache:
+    async with Cache(whole.url, l1_window=None) as cache:
         post, *_ = functions(cache, asynchronous=asynchronous, loads=loads)
         invalidate = cache.ainvalidate if asynchronous else cache.invalidate
         await do(post(1))
@@ -188,7 +188,7 @@ async def test_a_hit_is_one_round_trip_to_each_server_concerned(
     wire: Wire,  # noqa: F811
     asynchronous: bool,
 ) -> None:
-    async with Cache(whole.url) as cache:
+    async with Cache(whole.url, l1_window=None) as cache:
         post, posts, *_ = functions(cache, asynchronous=asynchronous, loads=[])
         store: Any = cache.store
         for id in range(10):
@@ -211,7 +211,7 @@ async def test_calls_of_one_tick_are_one_round_trip_to_each_server(
     whole: ClusterServer,
     wire: Wire,  # noqa: F811
 ) -> None:
-    async with Cache(whole.url) as cache:
+    async with Cache(whole.url, l1_window=None) as cache:
         post, *_ = functions(cache, asynchronous=True, loads=[])
         await asyncio.gather(*(post(id % 20) for id in range(100)))
         with wire.counting():
@@ -290,7 +290,7 @@ async def test_late_tags_are_stored_when_all_their_servers_have_been_heard(
 def test_a_line_that_is_cut_turns_l1_off_until_all_are_heard_again(whole: ClusterServer) -> None:
     """Subscribers of one server killed: what is invalidated in the gap is not served afterwards."""
     versions: dict[int, int] = {}
-    with Cache(whole.url, l1_window=1) as here, Cache(whole.url) as there:
+    with Cache(whole.url, l1_window=1) as here, Cache(whole.url, l1_window=None) as there:
         mine = rows(here, versions)
         mine(1)
         assert wait_until(lambda: coherent(here))

@@ -84,7 +84,7 @@ def traffic(versions: Versions, url: str, **options: Any) -> Iterator[list[BaseE
         return run
 
     def read() -> None:
-        with Cache(url, **options) as cache:
+        with Cache(url, **options, l1_window=None) as cache:
             row = versions.reader(cache)
             while not stop.is_set():
                 for id in IDS:
@@ -97,7 +97,7 @@ def traffic(versions: Versions, url: str, **options: Any) -> Iterator[list[BaseE
             versions.answers.append((began, id, await row(id)))
 
         async def main() -> None:
-            async with Cache(url, **options) as cache:
+            async with Cache(url, **options, l1_window=None) as cache:
                 row = versions.areader(cache)
                 while not stop.is_set():
                     await asyncio.gather(*(one(row, id) for id in IDS))
@@ -105,7 +105,7 @@ def traffic(versions: Versions, url: str, **options: Any) -> Iterator[list[BaseE
         asyncio.run(main())
 
     def write() -> None:
-        with Cache(url, invalidation_timeout=10, **options) as cache:
+        with Cache(url, invalidation_timeout=10, **options, l1_window=None) as cache:
             while not stop.is_set():
                 for id in IDS:
                     versions.write(cache, id)
@@ -125,7 +125,7 @@ def traffic(versions: Versions, url: str, **options: Any) -> Iterator[list[BaseE
 def hits(url: str) -> bool:
     """Whether L2 serves every row: a second look loads nothing."""
     versions = Versions()
-    with Cache(url) as cache:
+    with Cache(url, l1_window=None) as cache:
         row = versions.reader(cache)
         for id in IDS:
             row(id)
@@ -141,7 +141,7 @@ def test_slots_move_under_load(kind: str) -> None:
     with ClusterServer(kind) as cluster:
         versions = Versions()
         with traffic(versions, cluster.url) as errors:
-            with Cache(cluster.url) as cache:
+            with Cache(cluster.url, l1_window=None) as cache:
                 names = [cache.world.keys.value("rows:row:1"), cache.world.keys.token("row:2")]
             moved = 0
             for _ in range(2):
@@ -169,7 +169,7 @@ def test_slots_of_buckets_move_under_load_with_l1(kind: str) -> None:
     with ClusterServer(kind) as cluster:
         versions = Versions()
         with traffic(versions, cluster.url, l1_window=window) as errors:
-            with Cache(cluster.url) as cache:
+            with Cache(cluster.url, l1_window=None) as cache:
                 names = [cache.world.keys.token(f"row:{id}") for id in (1, 2, 3)]
             for name in names:
                 source = cluster.primary_of(name)
@@ -200,7 +200,11 @@ def kept_apart(cluster: ClusterServer, cache: Cache) -> tuple[int, Server, Serve
 @pytest.mark.parametrize("lost", ["tag", "key"])
 def test_what_a_failover_forgets_does_not_revive_a_value(kind: str, lost: str) -> None:
     """A rotation or a deletion is confirmed, the primary dies, and its replica has not heard of it."""
-    with ClusterServer(kind, replicas=1) as cluster, Cache(cluster.url) as cache, Cache(cluster.url) as late:
+    with (
+        ClusterServer(kind, replicas=1) as cluster,
+        Cache(cluster.url, l1_window=None) as cache,
+        Cache(cluster.url, l1_window=None) as late,
+    ):
         id, of_value, of_tag = kept_apart(cluster, cache)
         versions = Versions()
         versions.versions[id] = 1
@@ -217,7 +221,7 @@ def test_what_a_failover_forgets_does_not_revive_a_value(kind: str, lost: str) -
         primary.kill()
         assert wait_until(lambda: cluster.primary_of("x") is not None and promoted(replica), 20)
         assert row(id) == again(id) == 2
-        with Cache(cluster.url) as fresh:
+        with Cache(cluster.url, l1_window=None) as fresh:
             assert versions.reader(fresh)(id) == 2
         assert wait_until(lambda: hits(cluster.url), 5.0)
         versions.loads = 0

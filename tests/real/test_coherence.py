@@ -14,6 +14,7 @@ import pytest
 
 from cacheaside import Cache
 from cacheaside.testing import Server
+from cacheaside.testing.servers import wait_until
 
 
 def until(condition: Callable[[], bool], timeout: float = 5.0) -> bool:
@@ -106,7 +107,7 @@ def test_a_paused_server_turns_l1_off_within_the_window() -> None:
 
 def test_a_gap_in_the_channel_is_not_survived_by_old_entries(redis_url: str, server: Server) -> None:
     """Subscriber killed, invalidation in the gap: the entry from before is not served afterwards."""
-    with Cache(redis_url, l1_window=1) as here, Cache(redis_url) as there:
+    with Cache(redis_url, l1_window=1) as here, Cache(redis_url, l1_window=None) as there:
         rows = Rows()
         mine, theirs = rows.repository(here), rows.repository(there)
         assert mine(1) == theirs(1) == 0
@@ -176,7 +177,7 @@ async def test_late_tags_async(redis_url: str) -> None:
 
 def test_a_forked_child_listens_for_itself(redis_url: str) -> None:
     """The parent's horizon proves nothing in a child; the child's own channel does."""
-    with Cache(redis_url, l1_window=1) as cache, Cache(redis_url) as other:
+    with Cache(redis_url, l1_window=1) as cache, Cache(redis_url, l1_window=None) as other:
         rows = Rows()
         row, theirs = rows.repository(cache), rows.repository(other)
         row(1)
@@ -327,7 +328,7 @@ async def test_nothing_is_announced_before_it_is_done_when_the_server_forgot_its
     The script that drops a key comes first and is unknown; the announcement behind it must wait for it.
     """
     with server.client() as admin:
-        async with Cache(redis_url) as cache:
+        async with Cache(redis_url, l1_window=None) as cache:
 
             async def do(operation: str, *args: object, **kwargs: object) -> None:
                 if asynchronous:
@@ -354,3 +355,51 @@ async def test_nothing_is_announced_before_it_is_done_when_the_server_forgot_its
                 assert announced[-1] > whole[0], (operation, seen)
                 if operation == "invalidate":
                     assert announced[-1] > whole[-1], seen
+
+
+@pytest.mark.parametrize("by", ["key", "tag", "late tag"])
+def test_what_stays_out_of_redis_is_as_coherent_as_the_rest(redis_url: str, server: Server, by: str) -> None:
+    """With ``l2=False`` each process keeps its own; an invalidation by another one drops it."""
+    with Cache(redis_url, l1_window=1) as here, Cache(redis_url, l1_window=1) as there:
+        version = 1
+
+        @here.cached(ns="n", key="{a}", l2=False, tags=["all", "late:{result}"])
+        def f(a: int) -> int:
+            return version
+
+        @here.cached_many(ns="m", key="{id}", l2=False, tags=["all"])
+        def many(ids: list[int]) -> dict[int, int]:
+            return dict.fromkeys(ids, version)
+
+        f(1)
+        assert wait_until(lambda: here.stats()["l1"]["coherent"])
+        assert (f(1), many([1, 2])) == (1, {1: 1, 2: 1})
+        version = 2
+        assert (f(1), many([1, 2])) == (1, {1: 1, 2: 1}), "kept"
+        assert here.stats()["namespaces"]["n"]["hits_l1"] > 0
+        with server.client() as client:
+            assert client.keys("cacheaside:*") == []
+        what = {"key": {"keys": ["n:1"]}, "tag": {"tags": ["all"]}, "late tag": {"tags": ["late:1"]}}[by]
+        assert there.invalidate(**what, barrier=True)
+        assert f(1) == 2
+        assert many([1]) == ({1: 2} if by == "tag" else {1: 1})
+
+
+def test_a_load_that_an_invalidation_overtakes_stays_out_of_l1(redis_url: str) -> None:
+    with Cache(redis_url, l1_window=1) as here, Cache(redis_url, l1_window=1) as there:
+        version = [1]
+
+        @here.cached(ns="n", key="k", l2=False, tags=["t"])
+        def f() -> int:
+            found = version[0]
+            if found == 1:
+                version[0] = 2
+                heard = here.near.now()  # type: ignore[union-attr]
+                assert there.invalidate(tags=["t"])
+                assert wait_until(lambda: here.near.now() > heard)  # type: ignore[union-attr]
+            return found
+
+        here.listen()
+        assert wait_until(lambda: here.stats()["l1"]["coherent"])
+        assert f() == 1
+        assert f() == 2

@@ -15,7 +15,7 @@ PATIENCE = 30.0
 
 
 async def everything_works(url: str) -> None:
-    async with Cache(url) as cache:
+    async with Cache(url, l1_window=None) as cache:
         for algorithm in ("sliding-log", "sliding-counter", "gcra"):
             limiter = RateLimiter(cache, limits=[(3, 600), (5, 3600)], algorithm=algorithm)  # type: ignore[arg-type]
             for user in USERS:
@@ -54,7 +54,7 @@ async def test_a_cluster_will_do(cluster: ClusterServer) -> None:
 async def test_a_primary_behind_a_sentinel_will_do_and_a_promotion_takes_no_fence_back() -> None:
     with ReplicaSet() as servers:
         await everything_works(servers.url)
-        with Cache(servers.url) as cache:
+        with Cache(servers.url, l1_window=None) as cache:
             presence, fences = Presence(cache), list[int]()
             with cache.lock("reports") as held:
                 fences.append(held.fence)

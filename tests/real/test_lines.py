@@ -115,7 +115,7 @@ async def test_a_cancelled_read_leaves_no_reply_behind(aclient: Any, client: Any
 
 @pytest.mark.parametrize("most", [100, 4])
 async def test_a_crowd_of_misses_waits_for_connections(one_redis_url: str, most: int) -> None:
-    async with Cache(f"{one_redis_url}?max_connections={most}", timeout=20) as cache:
+    async with Cache(f"{one_redis_url}?max_connections={most}", timeout=20, l1_window=None) as cache:
 
         @cache.cached(ns="n", key="{n}", tags=["{n}"])
         async def same(n: int) -> int:

@@ -63,7 +63,11 @@ def test_processes_take_turns_and_their_fences_grow(redis_url: str, server: Serv
 
 
 def test_the_lock_of_a_process_that_was_killed_ends_with_its_ttl(redis_url: str, server: Server) -> None:
-    with started(redis_url, "threads", 0) as victim, Cache(redis_url) as cache, server.client() as client:
+    with (
+        started(redis_url, "threads", 0) as victim,
+        Cache(redis_url, l1_window=None) as cache,
+        server.client() as client,
+    ):
         go(victim)
         assert victim.stdout
         assert victim.stdout.readline() == "held\n"
@@ -80,7 +84,7 @@ def test_the_lock_of_a_process_that_was_killed_ends_with_its_ttl(redis_url: str,
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
 async def test_a_holder_is_told_when_its_lock_is_gone(redis_url: str, server: Server, colour: str) -> None:
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         lock = cache.lock("counter", ttl=0.3)
         held = await lock.aacquire() if colour == "async" else lock.acquire()
         assert held is not None
@@ -96,7 +100,7 @@ async def test_a_holder_is_told_when_its_lock_is_gone(redis_url: str, server: Se
 
 
 def test_a_holder_whose_server_is_silent_knows_in_time(one_server: Server) -> None:
-    with Server() as server, Cache(server.url + "?timeout=0.1") as cache:
+    with Server() as server, Cache(server.url + "?timeout=0.1", l1_window=None) as cache:
         held = cache.lock("counter", ttl=0.5).acquire()
         assert held is not None
         assert not held.lost

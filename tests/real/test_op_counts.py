@@ -103,7 +103,7 @@ both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "asyn
 
 @both
 async def test_a_hit_is_one_command_in_one_round_trip(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         post = reader(cache, asynchronous=asynchronous)
         await do(post(1))
         with wire.counting():
@@ -114,7 +114,7 @@ async def test_a_hit_is_one_command_in_one_round_trip(redis_url, wire, asynchron
 
 @both
 async def test_a_hit_of_an_untagged_function_is_one_command(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         post = reader(cache, asynchronous=asynchronous, tags=())
         await do(post(1))
         with wire.counting():
@@ -125,7 +125,7 @@ async def test_a_hit_of_an_untagged_function_is_one_command(redis_url, wire, asy
 @both
 async def test_a_cold_miss_is_three_round_trips(redis_url, wire, asynchronous):
     """Look, begin, commit; on a server that has all scripts and a connection that is open."""
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         post = reader(cache, asynchronous=asynchronous)
         await do(post(1))
         await do(post.invalidate(1))
@@ -139,7 +139,7 @@ async def test_a_cold_miss_is_three_round_trips(redis_url, wire, asynchronous):
 
 @both
 async def test_a_miss_after_an_invalidation_is_three_round_trips(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         post = reader(cache, asynchronous=asynchronous)
         await do(post(1))
         invalidate = cache.ainvalidate if asynchronous else cache.invalidate
@@ -154,7 +154,7 @@ async def test_a_miss_after_an_invalidation_is_three_round_trips(redis_url, wire
 
 @both
 async def test_the_whole_life_of_a_connection_costs_a_greeting_once(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         post = reader(cache, asynchronous=asynchronous)
         with wire.counting():
             await do(post(1))
@@ -167,7 +167,7 @@ async def test_the_whole_life_of_a_connection_costs_a_greeting_once(redis_url, w
 
 @both
 async def test_an_invalidation_by_tag_is_one_round_trip(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         invalidate = cache.ainvalidate if asynchronous else cache.invalidate
         await do(invalidate(tags=["warm"]))
         with wire.counting():
@@ -180,7 +180,7 @@ async def test_an_invalidation_by_tag_is_one_round_trip(redis_url, wire, asynchr
 
 @both
 async def test_an_invalidation_by_key_is_one_round_trip(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         post = reader(cache, asynchronous=asynchronous)
         await do(post.invalidate(1))  # the server has the script
         await do(post(1))
@@ -191,7 +191,7 @@ async def test_an_invalidation_by_key_is_one_round_trip(redis_url, wire, asynchr
 
 @both
 async def test_a_put_is_two_round_trips(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         post = reader(cache, asynchronous=asynchronous)
         await do(post.put(Post(1), 1))
         with wire.counting():
@@ -204,7 +204,7 @@ async def test_a_put_is_two_round_trips(redis_url, wire, asynchronous):
 
 @both
 async def test_a_first_put_adds_one_greeting(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache, Cache(redis_url) as other:
+    async with Cache(redis_url, l1_window=None) as cache, Cache(redis_url, l1_window=None) as other:
         warm, post = (reader(c, asynchronous=asynchronous) for c in (other, cache))
         await do(warm.put(Post(0), 0))  # the server has the scripts
         with wire.counting():
@@ -216,7 +216,7 @@ async def test_a_first_put_adds_one_greeting(redis_url, wire, asynchronous):
 @both
 async def test_no_script_runs_on_the_read_path(redis_url, server, wire, asynchronous):
     """By the word of the server: hits run no script and no command but MGET."""
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         post = reader(cache, asynchronous=asynchronous)
         await do(post(1))
         with server.client() as client:
@@ -230,7 +230,7 @@ async def test_no_script_runs_on_the_read_path(redis_url, server, wire, asynchro
 
 @both
 async def test_a_batch_is_as_many_round_trips_as_one_key(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         if asynchronous:
 
             @cache.cached_many(ns="posts", key="post:{id}", ttl=60, tags=["post:{id}"])
@@ -253,7 +253,7 @@ async def test_a_batch_is_as_many_round_trips_as_one_key(redis_url, wire, asynch
 
 
 async def test_a_hundred_calls_of_one_loop_tick_are_one_command(redis_url, wire):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         post = reader(cache, asynchronous=True)
         await asyncio.gather(*(post(id) for id in range(100)))
         with wire.counting():
@@ -291,7 +291,7 @@ async def test_a_hit_in_l1_asks_no_store(asynchronous):
 async def test_a_hit_of_a_limiter_is_one_command_and_a_known_refusal_none(
     redis_url, wire, asynchronous, algorithm
 ):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         limiter = RateLimiter(cache, limits=[(2, 60), (5, 3600)], algorithm=algorithm)
         hit = limiter.ahit if asynchronous else limiter.hit
         await do(hit("somebody else"))
@@ -308,7 +308,7 @@ async def test_a_hit_of_a_limiter_is_one_command_and_a_known_refusal_none(
 
 @both
 async def test_a_lock_is_one_command_to_take_and_one_to_give_back(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         async with cache.lock("warm"):
             pass
         with cache.lock("warm"):
@@ -324,7 +324,7 @@ async def test_a_lock_is_one_command_to_take_and_one_to_give_back(redis_url, wir
 
 @both
 async def test_presence_is_two_commands_to_write_and_one_to_read(redis_url, wire, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         presence = Presence(cache)
 
         async def call(name, *args):

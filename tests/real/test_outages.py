@@ -33,21 +33,21 @@ def proxy(one_server: Server, one_redis_url: str) -> Iterator[ChaosProxy]:
 
 @pytest.fixture
 def cache(proxy: ChaosProxy) -> Iterator[Cache]:
-    with Cache(proxy.url, timeout=DEADLINE, invalidation_timeout=0.1) as made:
+    with Cache(proxy.url, timeout=DEADLINE, invalidation_timeout=0.1, l1_window=None) as made:
         yield made
 
 
 @pytest.fixture
 async def shared(proxy: ChaosProxy) -> AsyncIterator[Cache]:
     """The same for tests of both colours: the loop's connections are closed too."""
-    async with Cache(proxy.url, timeout=DEADLINE, invalidation_timeout=0.1) as made:
+    async with Cache(proxy.url, timeout=DEADLINE, invalidation_timeout=0.1, l1_window=None) as made:
         yield made
 
 
 @pytest.fixture
 def elsewhere(one_redis_url: str) -> Iterator[Cache]:
     """A cache of another process, as far as the other can tell; its network is fine."""
-    with Cache(one_redis_url) as made:
+    with Cache(one_redis_url, l1_window=None) as made:
         yield made
 
 
@@ -95,7 +95,7 @@ def test_in_a_black_hole_calls_of_threads_are_answered_in_time(proxy: ChaosProxy
     """99.9 % of them within the deadline and 50 ms, whether a connection is there or to be made."""
 
     def measure() -> Callable[[], bool]:
-        with Cache(proxy.url, timeout=DEADLINE) as cache:
+        with Cache(proxy.url, timeout=DEADLINE, l1_window=None) as cache:
             row = Row().reader(cache)
             row()
             proxy.black_hole()
@@ -119,7 +119,7 @@ def test_in_a_black_hole_calls_of_threads_are_answered_in_time(proxy: ChaosProxy
 
 async def test_in_a_black_hole_calls_of_a_loop_are_answered_in_time(proxy: ChaosProxy) -> None:
     for attempt in range(3):
-        async with Cache(proxy.url, timeout=DEADLINE) as cache:
+        async with Cache(proxy.url, timeout=DEADLINE, l1_window=None) as cache:
             row = Row().reader(cache, "async")
             await row()
             proxy.black_hole()
@@ -148,7 +148,7 @@ async def test_wherever_the_network_stops_one_call_has_one_deadline(
     proxy: ChaosProxy, colour: str, hole: str
 ) -> None:
     """Before a connection is there, while it is made, in the middle of a reply."""
-    async with Cache(proxy.url, timeout=DEADLINE, compress_above=None) as cache:
+    async with Cache(proxy.url, timeout=DEADLINE, compress_above=None, l1_window=None) as cache:
         row = Row().reader(cache, colour)
         if hole in ("reply", "trickle"):
             await call(row)
@@ -175,7 +175,7 @@ async def test_a_slow_command_leaves_less_for_the_next_of_the_same_call(
     proxy: ChaosProxy, colour: str
 ) -> None:
     """A miss is three commands: each comes back in time, all of them together would not."""
-    async with Cache(proxy.url, timeout=DEADLINE) as cache:
+    async with Cache(proxy.url, timeout=DEADLINE, l1_window=None) as cache:
         row = Row()
         read = row.reader(cache, colour)
         await call(read)
@@ -260,7 +260,7 @@ async def test_recovery_needs_no_restart_and_no_more_than_two_seconds(
     one_server: Server, colour: str
 ) -> None:
     with Server(one_server.kind) as server:
-        async with Cache(server.url, timeout=DEADLINE) as cache:
+        async with Cache(server.url, timeout=DEADLINE, l1_window=None) as cache:
             row = Row()
             read = row.reader(cache, colour)
 
@@ -455,8 +455,10 @@ def test_too_much_is_never_too_little(cache: Cache, elsewhere: Cache, proxy: Cha
 async def test_who_must_know_is_told(proxy: ChaosProxy, colour: str) -> None:
     """An exception where it was asked for; else a decorator makes no error of what is committed."""
     async with (
-        Cache(proxy.url, timeout=DEADLINE, invalidation_timeout=0.1) as silent,
-        Cache(proxy.url, timeout=DEADLINE, invalidation_timeout=0.1, on_unacknowledged="raise") as loud,
+        Cache(proxy.url, timeout=DEADLINE, invalidation_timeout=0.1, l1_window=None) as silent,
+        Cache(
+            proxy.url, timeout=DEADLINE, invalidation_timeout=0.1, on_unacknowledged="raise", l1_window=None
+        ) as loud,
     ):
         committed = []
 
@@ -484,7 +486,7 @@ async def test_who_must_know_is_told(proxy: ChaosProxy, colour: str) -> None:
 @both
 async def test_a_short_outage_is_ridden_out_by_an_invalidation(proxy: ChaosProxy, colour: str) -> None:
     """It is repeated for as long as it may be, as long as Redis is not known to be away for longer."""
-    async with Cache(proxy.url, timeout=DEADLINE, invalidation_timeout=3) as cache:
+    async with Cache(proxy.url, timeout=DEADLINE, invalidation_timeout=3, l1_window=None) as cache:
         cache.set("n:k", 1)
         proxy.refuse()
         proxy.drop()
@@ -501,7 +503,7 @@ async def test_a_short_outage_is_ridden_out_by_an_invalidation(proxy: ChaosProxy
 
 def test_a_cancelled_invalidation_is_owed(proxy: ChaosProxy) -> None:
     async def main() -> None:
-        async with Cache(proxy.url, timeout=DEADLINE) as cache:
+        async with Cache(proxy.url, timeout=DEADLINE, l1_window=None) as cache:
             await cache.aset("n:k", 1)
             proxy.black_hole()
             task = asyncio.create_task(cache.ainvalidate(keys=["n:k"]))
@@ -523,7 +525,9 @@ def test_events_say_it_once(proxy: ChaosProxy, caplog: pytest.LogCaptureFixture)
         events.append(event)
         raise ValueError("a listener that fails is nobody's problem")
 
-    with Cache(proxy.url, timeout=DEADLINE, invalidation_timeout=0.1, on_event=listen) as cache:
+    with Cache(
+        proxy.url, timeout=DEADLINE, invalidation_timeout=0.1, on_event=listen, l1_window=None
+    ) as cache:
         row = Row().reader(cache)
         row()
         row()

@@ -13,7 +13,7 @@ PATIENCE = 30.0
 
 
 async def test_connections_come_stay_and_end(redis_url: str) -> None:
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         presence = Presence(cache, ttl=0.3)
         assert await presence.aonline("ann", "phone")
         assert not presence.online("ann", "laptop")
@@ -36,7 +36,7 @@ async def test_connections_come_stay_and_end(redis_url: str) -> None:
 
 def test_pages_of_a_large_index_hold_everybody(redis_url: str, server: Server) -> None:
     """Above 128 entries a server keeps a sorted set in another way, and scans it in pages."""
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         presence = Presence(cache)
         for user in range(300):
             presence.online(user)

@@ -258,7 +258,7 @@ async def test_what_was_loaded_before_a_write_is_never_answered_after_it(
 ):
     for same in (True, False):  # the writer in the reader's process, and in another
         table = Table()
-        caches = [Cache(redis_url, prefix=f"race{same}") for _ in range(3)]
+        caches = [Cache(redis_url, prefix=f"race{same}", l1_window=None) for _ in range(3)]
         try:
             processes = [Process(c, table, asynchronous=asynchronous, l1=l1) for c in caches]
             writer = processes[0] if same else processes[1]
@@ -283,7 +283,7 @@ async def test_what_was_loaded_before_a_write_is_never_answered_after_it(
 async def test_who_comes_after_an_invalidation_does_not_join_a_load_from_before_it(redis_url, asynchronous):
     """In one process: the second caller starts while the first is still loading the old row."""
     table = Table()
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         process = Process(cache, table, asynchronous=asynchronous, l1=True)
         for write in (by_key, by_tag):
             table.reading.clear()
@@ -302,7 +302,7 @@ async def test_who_comes_after_an_invalidation_does_not_join_a_load_from_before_
 async def test_a_transaction_that_fails_drops_its_invalidations(redis_url):
     table = Table()
     table.reading.set()
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         process = Process(cache, table, asynchronous=True, l1=True)
         await process.read("function")
 
@@ -321,7 +321,7 @@ async def test_a_writer_that_dies_in_mutating_leaves_misses_and_no_old_row(redis
     """Its hold stands until it expires: whoever reads meanwhile loads for himself and stores nothing."""
     table = Table()
     table.reading.set()
-    async with Cache(redis_url) as dying, Cache(redis_url) as living:
+    async with Cache(redis_url, l1_window=None) as dying, Cache(redis_url, l1_window=None) as living:
         process = Process(living, table, asynchronous=True, l1=True)
         await process.read("function")
         await dying.mutating(tags=[f"post:{ID}"], hold=30).__aenter__()
@@ -337,7 +337,7 @@ async def test_nothing_takes_the_hold_of_a_writer_away(redis_url, by):
     """Puts, invalidations and other blocks come and go while it lives, and it dies after its commit."""
     table = Table()
     table.reading.set()
-    async with Cache(redis_url) as dying, Cache(redis_url) as living:
+    async with Cache(redis_url, l1_window=None) as dying, Cache(redis_url, l1_window=None) as living:
         process = Process(living, table, asynchronous=True, l1=True)
         key, tag = f"posts:function:{ID}", f"post:{ID}"
         what = {"keys": [key]} if by == "key" else {"tags": [tag]}
@@ -354,7 +354,7 @@ async def test_nothing_takes_the_hold_of_a_writer_away(redis_url, by):
 
 async def test_a_hold_ends_by_the_clock_of_the_server(redis_url, server):
     """One that is over does not keep the place of one that was released."""
-    with Cache(redis_url) as cache, server.client() as client:
+    with Cache(redis_url, l1_window=None) as cache, server.client() as client:
         cache.invalidate(keys=["n:k"], hold=0.05)
         block = cache.mutating(keys=["n:k"])
         block.__enter__()
@@ -506,7 +506,7 @@ def test_torture_by_threads_tasks_writers_and_evictions(redis_url):
     """No answer is older than what had been acknowledged before the call began."""
     seconds = 2.5
     rows, seen = Rows(5), Counter[str]()
-    caches = [Cache(redis_url) for _ in range(2)]
+    caches = [Cache(redis_url, l1_window=None) for _ in range(2)]
     try:
         sides = [Torture(cache, rows, seconds, seen) for cache in caches]
         with ThreadPoolExecutor(12) as pool:

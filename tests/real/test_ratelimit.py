@@ -44,7 +44,7 @@ def test_a_burst_of_two_thousand_from_four_processes_gets_exactly_the_limit_in(
 
 def test_a_hundred_and_fifty_a_second_get_a_hundred_a_second_in(redis_url: str) -> None:
     """In fifths of a second, for a second; the original lets in the first fifth's and nobody after."""
-    with Cache(redis_url) as cache:
+    with Cache(redis_url, l1_window=None) as cache:
         for attempt in range(5):
             limiter = RateLimiter(cache, 20, 0.2, remember=0)
             let_in, latest = 0, 0.0
@@ -64,7 +64,7 @@ def test_no_window_of_a_real_clock_holds_more_than_the_limit(redis_url: str) -> 
     """A client that pushes as hard as it can, and is refused for it only while it has to be."""
     limit, window = 20, 0.1
     let_in: list[tuple[float, float]] = []
-    with Cache(redis_url) as cache:
+    with Cache(redis_url, l1_window=None) as cache:
         limiter = RateLimiter(cache, limit, window, remember=0)
         until = time.monotonic() + 6 * window
         while (before := time.monotonic()) < until:
@@ -78,7 +78,7 @@ def test_no_window_of_a_real_clock_holds_more_than_the_limit(redis_url: str) -> 
 
 @every
 async def test_who_sleeps_for_retry_after_is_let_in(redis_url: str, algorithm: Any) -> None:
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         limiter = RateLimiter(cache, limits=[(2, 0.05), (5, 0.3)], algorithm=algorithm)
         slept = 0
         while slept < 4:
@@ -99,7 +99,10 @@ async def test_who_sleeps_for_retry_after_is_let_in(redis_url: str, algorithm: A
 def test_the_clocks_of_clients_do_not_matter(redis_url: str, algorithm: Any) -> None:
     """In the original each client drops and counts by its own."""
     late, early = FakeClock(time.time() - 7200), FakeClock(time.time() + 7200)
-    with Cache(redis_url, clock=late) as one, Cache(redis_url, clock=early) as other:
+    with (
+        Cache(redis_url, clock=late, l1_window=None) as one,
+        Cache(redis_url, clock=early, l1_window=None) as other,
+    ):
         limiters = [RateLimiter(cache, 4, 3600, algorithm, remember=0) for cache in (one, other)]
         told = [limiter.hit("ann") for _ in range(4) for limiter in limiters]
         assert [decision.allowed for decision in told] == [True] * 4 + [False] * 4
@@ -107,7 +110,7 @@ def test_the_clocks_of_clients_do_not_matter(redis_url: str, algorithm: Any) -> 
 
 
 def test_what_is_kept_is_bounded_and_ends(redis_url: str, server: Server) -> None:
-    with Cache(redis_url, prefix="p") as cache, server.client() as client:
+    with Cache(redis_url, prefix="p", l1_window=None) as cache, server.client() as client:
         for algorithm in ("sliding-log", "sliding-counter", "gcra"):
             limiter = RateLimiter(cache, 50, 3600, algorithm, name="api", remember=0)  # type: ignore[arg-type]
             for _ in range(200):
@@ -123,7 +126,7 @@ def test_what_is_kept_is_bounded_and_ends(redis_url: str, server: Server) -> Non
 
 
 def test_a_server_that_is_away_decides_nothing_and_is_asked_again() -> None:
-    with Server() as server, Cache(server.url) as cache:
+    with Server() as server, Cache(server.url, l1_window=None) as cache:
         lenient = RateLimiter(cache, 1, 60, name="lenient")
         strict = RateLimiter(cache, 1, 60, name="strict", on_unavailable="deny")
         assert lenient.hit("ann")

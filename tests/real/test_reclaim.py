@@ -7,7 +7,7 @@ from cacheaside import Cache
 
 def test_reclaiming_frees_only_what_was_invalidated(redis_url: str) -> None:
     """Entries stored after the invalidation, and those of other tags, stay and are still served."""
-    with Cache(redis_url, reclaim_every=3600) as cache:
+    with Cache(redis_url, reclaim_every=3600, l1_window=None) as cache:
         calls: list[int] = []
 
         @cache.cached(ns="posts", key="post:{id}", ttl=60, tags=["all", "post:{id}"])
@@ -35,7 +35,7 @@ def test_reclaiming_frees_only_what_was_invalidated(redis_url: str) -> None:
 
 def test_without_lists_nothing_is_listed_or_reclaimed(redis_url: str) -> None:
     """index_limit=0 turns lists off; tags work all the same."""
-    with Cache(redis_url, index_limit=0) as cache:
+    with Cache(redis_url, index_limit=0, l1_window=None) as cache:
         cache.set("posts:a", 1, tags=["all"])
         assert cache.tag_keys("all") == []
         cache.invalidate(tags=["all"])
@@ -44,7 +44,7 @@ def test_without_lists_nothing_is_listed_or_reclaimed(redis_url: str) -> None:
 
 def test_a_list_is_trimmed_to_its_limit(redis_url: str) -> None:
     """A tag's list does not grow with the entries: what ends first goes first."""
-    with Cache(redis_url, index_limit=50) as cache:
+    with Cache(redis_url, index_limit=50, l1_window=None) as cache:
         for number in range(2000):
             cache.set(f"posts:{number}", number, tags=["all"])
         assert len(cache.tag_keys("all")) < 1000

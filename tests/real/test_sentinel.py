@@ -88,7 +88,7 @@ def served(row: Callable[[], int], rows: Row) -> bool:
 @pytest.mark.parametrize("what", [{"tags": ["row"]}, {"keys": ["rows:row"]}], ids=["tag", "key"])
 def test_what_the_replica_has_not_heard_does_not_come_back(group: ReplicaSet, what: dict[str, Any]) -> None:
     """Confirmed by the primary, which dies; the replica that is promoted still has the old value."""
-    with Cache(group.url) as cache:
+    with Cache(group.url, l1_window=None) as cache:
         rows = Row()
         row = rows.reader(cache)
         assert row() == row() == 0
@@ -101,14 +101,14 @@ def test_what_the_replica_has_not_heard_does_not_come_back(group: ReplicaSet, wh
         assert wait_until(lambda: role(group.replica) == "master", 20)
         assert wait_until(lambda: served(row, rows), 10)
         assert row() == 1
-        with Cache(group.url) as fresh:
+        with Cache(group.url, l1_window=None) as fresh:
             assert rows.reader(fresh)() == 1
 
 
 def test_a_primary_that_was_handed_over_and_back_is_another_one(group: ReplicaSet) -> None:
     """It still has its run id; what the other one was told in between, and it not, is lost."""
     first, second = group.nodes
-    with Cache(group.url) as cache:
+    with Cache(group.url, l1_window=None) as cache:
         rows = Row()
         row = rows.reader(cache)
         assert row() == 0
@@ -122,7 +122,7 @@ def test_a_primary_that_was_handed_over_and_back_is_another_one(group: ReplicaSe
 
 def test_l1_is_off_at_a_primary_that_is_one_no_more(group: ReplicaSet) -> None:
     """Frozen, replaced, and back as a replica: within the window L1 is off, and then hears the new one."""
-    with Cache(group.url, l1_window=0.4) as cache, Cache(group.url) as other:
+    with Cache(group.url, l1_window=0.4) as cache, Cache(group.url, l1_window=None) as other:
         rows = Row()
         row, theirs = rows.reader(cache), rows.reader(other)
         row(), theirs()
@@ -143,7 +143,7 @@ def test_l1_is_off_at_a_primary_that_is_one_no_more(group: ReplicaSet) -> None:
 
 
 async def test_a_loop_finds_the_new_primary(group: ReplicaSet) -> None:
-    async with Cache(group.url) as cache:
+    async with Cache(group.url, l1_window=None) as cache:
         loads: list[int] = []
 
         @cache.cached(ns="rows", key="row", ttl=60, tags=["row"])

@@ -123,7 +123,7 @@ async def waiting(cache: Cache, callers: int) -> None:
 async def test_a_cancelled_leader_leaves_the_others_a_value(redis_url):
     loads = 0
 
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         first = asyncio.Event()
 
         @cache.cached(ns="hot", key="page:{n}", ttl=60)
@@ -151,7 +151,7 @@ async def test_a_cancelled_leader_leaves_the_others_a_value(redis_url):
 
 async def test_a_cancelled_leader_that_nobody_waits_for_leaves_no_placeholder(redis_url):
     """The next caller need not wait for a lease, whether in this process or in another."""
-    async with Cache(redis_url) as cache, Cache(redis_url) as other:
+    async with Cache(redis_url, l1_window=None) as cache, Cache(redis_url, l1_window=None) as other:
         loading = asyncio.Event()
         slow = True
 
@@ -176,7 +176,7 @@ async def test_a_cancelled_leader_that_nobody_waits_for_leaves_no_placeholder(re
 
 
 async def test_a_cancelled_waiter_takes_only_itself_away(redis_url):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         loading, go_on = asyncio.Event(), asyncio.Event()
 
         @cache.cached(ns="hot", key="page:{n}", ttl=60)
@@ -198,7 +198,7 @@ async def test_a_cancelled_waiter_takes_only_itself_away(redis_url):
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 async def test_an_error_reaches_all_waiters_and_the_next_call_retries(redis_url, asynchronous):
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         loads = 0
         go_on = threading.Event()
 
@@ -234,7 +234,11 @@ async def test_an_error_reaches_all_waiters_and_the_next_call_retries(redis_url,
 
 def test_who_has_waited_long_enough_loads_and_leaves_the_leader_his_slot(redis_url):
     """In the leader's process as in another one; what the leader loads is stored all the same."""
-    with Cache(redis_url) as cache, Cache(redis_url) as other, ThreadPoolExecutor(1) as pool:
+    with (
+        Cache(redis_url, l1_window=None) as cache,
+        Cache(redis_url, l1_window=None) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
         page, begun, go_on = loader(cache, wait_timeout=0.1)
         elsewhere, _, free = loader(other, wait_timeout=0.1)
         free.set()
@@ -256,7 +260,7 @@ def test_who_has_waited_long_enough_loads_and_leaves_the_leader_his_slot(redis_u
 async def test_a_lease_is_renewed_while_its_load_runs(redis_url, asynchronous):
     """A load of twice the lease is still one load, for callers here and in another process."""
     loads: list[int] = []
-    async with Cache(redis_url) as cache, Cache(redis_url) as other:
+    async with Cache(redis_url, l1_window=None) as cache, Cache(redis_url, l1_window=None) as other:
 
         def reader(cache: Cache) -> Any:
             def page(n: int) -> str:
@@ -284,7 +288,7 @@ async def test_a_lease_is_renewed_while_its_load_runs(redis_url, asynchronous):
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 async def test_a_loader_that_calls_itself_with_its_own_arguments_ends(redis_url, asynchronous):
     depth = 0
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         options: Any = {"ns": "hot", "key": "page:{n}", "ttl": 60, "wait_timeout": 30, "lease_ttl": 30}
 
         @cache.cached(**options)
@@ -308,7 +312,7 @@ async def test_a_loader_that_calls_itself_with_its_own_arguments_ends(redis_url,
 
 
 def test_a_batch_loader_that_asks_for_its_own_ids_ends(redis_url):
-    with Cache(redis_url) as cache, ThreadPoolExecutor(1) as pool:
+    with Cache(redis_url, l1_window=None) as cache, ThreadPoolExecutor(1) as pool:
         depth = 0
 
         @cache.cached_many(ns="hot", key="page:{n}", ttl=60, wait_timeout=30, lease_ttl=30)
@@ -325,7 +329,7 @@ async def test_threads_and_event_loops_share_one_load(redis_url):
     """Callers of one cache in one process, wherever they run."""
     loads: list[str] = []
     began, go_on, threads_done = threading.Event(), threading.Event(), threading.Event()
-    with Cache(redis_url) as cache:
+    with Cache(redis_url, l1_window=None) as cache:
 
         def load() -> str:
             loads.append("thread")

@@ -18,7 +18,7 @@ from cacheaside.toolkit import Warmer
 
 def main(url: str, every: float, takes: float) -> None:
     notes: Any = redis.Redis.from_url(url, db=1)
-    with Cache(url) as cache:
+    with Cache(url, l1_window=None) as cache:
 
         @cache.cached_many(ns="posts", key="post:{id}", ttl=60)
         def find(ids: list[int]) -> dict[int, int]:

@@ -111,7 +111,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
             yield Place(cache, clock.tick, store.client)
     else:
         server = request.getfixturevalue("servers")(request.param)
-        with server.client() as client, Cache(server.url) as cache:
+        with server.client() as client, Cache(server.url, l1_window=None) as cache:
             client.flushall()
             yield Place(cache, aged(client), client)
 

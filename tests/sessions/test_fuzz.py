@@ -129,7 +129,7 @@ def fake() -> Iterator[tuple[Cache, Any]]:
 
 @pytest.fixture(scope="module")
 def real(one_server: Any) -> Iterator[tuple[Cache, Any]]:
-    with one_server.client() as client, Cache(one_server.url) as cache:
+    with one_server.client() as client, Cache(one_server.url, l1_window=None) as cache:
         yield cache, client
 
 

@@ -22,7 +22,7 @@ CROWD = 12
 
 @pytest.fixture
 def cache(redis_url: str) -> Iterator[Cache]:
-    with Cache(redis_url) as cache:
+    with Cache(redis_url, l1_window=None) as cache:
         yield cache
 
 
@@ -53,7 +53,7 @@ def test_no_update_of_many_threads_is_lost(cache: Cache) -> None:
 
 
 async def test_no_update_of_many_tasks_is_lost(redis_url: str) -> None:
-    async with Cache(redis_url) as cache:
+    async with Cache(redis_url, l1_window=None) as cache:
         store = SessionStore(cache)
         token = (await store.acreate("ann", {"count": 0})).token
         await asyncio.gather(
@@ -132,7 +132,7 @@ def test_a_session_and_a_grace_end_by_the_server_s_own_clock(cache: Cache) -> No
 
 
 def test_use_keeps_a_session_until_its_absolute_end(one_redis_url: str) -> None:
-    with Cache(one_redis_url) as cache:
+    with Cache(one_redis_url, l1_window=None) as cache:
         store = SessionStore(cache, ttl=1, absolute_ttl=1.2)
         made = store.create("ann", DATA)
         began = time.monotonic()
@@ -153,7 +153,10 @@ def test_a_server_that_forgets_its_scripts_is_told_them_again(cache: Cache, serv
 
 def test_a_full_server_knows_who_is_logged_in_and_lets_nobody_else_in(server: Server) -> None:
     """Nothing can be written but what frees memory: reading and logging out go on, logins fail loudly."""
-    with Server(server.kind, args=("--maxmemory-policy", "noeviction")) as full, Cache(full.url) as cache:
+    with (
+        Server(server.kind, args=("--maxmemory-policy", "noeviction")) as full,
+        Cache(full.url, l1_window=None) as cache,
+    ):
         store, refresh, blacklist = SessionStore(cache), RefreshTokens(cache), Blacklist(cache)
         made, other, line = store.create("ann", DATA), store.create("bob", DATA), refresh.issue("ann")
         blacklist.add("jwt", 60)
@@ -182,7 +185,7 @@ def test_a_full_server_knows_who_is_logged_in_and_lets_nobody_else_in(server: Se
 
 def test_a_read_only_copy_lets_nobody_in() -> None:
     """It may not have heard of a logout."""
-    with Server() as primary, Server() as replica, Cache(replica.url) as cache:
+    with Server() as primary, Server() as replica, Cache(replica.url, l1_window=None) as cache:
         store, refresh = SessionStore(cache), RefreshTokens(cache)
         token, line = store.create("ann", DATA).token, refresh.issue("ann")
         with replica.client() as client:
@@ -201,7 +204,7 @@ def test_a_read_only_copy_lets_nobody_in() -> None:
 
 async def test_a_server_that_is_gone_logs_nobody_in_and_comes_back() -> None:
     with Server() as server:
-        cache = Cache(server.url)
+        cache = Cache(server.url, l1_window=None)
         store, blacklist, lax = (
             SessionStore(cache), Blacklist(cache), Blacklist(cache, on_unavailable="allow"),
         )  # fmt: skip
@@ -228,7 +231,7 @@ async def test_a_server_that_is_gone_logs_nobody_in_and_comes_back() -> None:
 
 
 async def everything_works(url: str) -> None:
-    async with Cache(url) as cache:
+    async with Cache(url, l1_window=None) as cache:
         store, refresh, blacklist = SessionStore(cache), RefreshTokens(cache), Blacklist(cache)
         made = [await store.acreate(user, {"n": user}) for user in range(12)]
         for user, one in enumerate(made):
