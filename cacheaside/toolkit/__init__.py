@@ -5,6 +5,7 @@ from __future__ import annotations
 from cacheaside.errors import LockTimeout, RateLimited
 from cacheaside.keyspace import DeclaredKey, Key, Keyspace
 from cacheaside.toolkit.broker import Broker, Subscription
+from cacheaside.toolkit.durable import DeadLetter, DurableBroker, DurableSubscription
 from cacheaside.toolkit.lock import Held, Lock
 from cacheaside.toolkit.messages import Message
 from cacheaside.toolkit.presence import Page, Presence
@@ -18,8 +19,11 @@ from cacheaside.toolkit.warming import Warmer
 __all__ = [
     "Blacklist",
     "Broker",
+    "DeadLetter",
     "Decision",
     "DeclaredKey",
+    "DurableBroker",
+    "DurableSubscription",
     "Held",
     "Key",
     "Keyspace",

@@ -42,8 +42,8 @@ class Tally:
         self._total = total
 
     def count(self, name: str, n: int = 1) -> None:
-        self.counts[name] += n
-        self._total[name] += n
+        self.counts[name] = self.counts.get(name, 0) + n
+        self._total[name] = self._total.get(name, 0) + n
 
 
 class Calls:
