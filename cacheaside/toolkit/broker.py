@@ -5,25 +5,21 @@ What is published while nobody listens is gone; what must not be lost goes throu
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from cacheaside.codecs import ValueCodec
-from cacheaside.connection import connect
 from cacheaside.engine.commands import Flow, Run, Sleep
 from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.fork import renew_after_fork
-from cacheaside.stores.embedded import EmbeddedStore
-from cacheaside.stores.redis import RedisStore
 from cacheaside.toolkit.board import PUBLISH, Board, put_up, take_down
 from cacheaside.toolkit.handlers import COUNTERS, Calls, OnError, OnGap
 from cacheaside.toolkit.line import Line
 from cacheaside.toolkit.mailbox import OVERFLOWS, LoopMailbox, Mailbox, Overflow, ThreadMailbox
 from cacheaside.toolkit.messages import Message, Types, check_channel, codec_of
+from cacheaside.toolkit.places import CLOSE_WITHIN, FORKED, connector, innermost, running_loop
 from cacheaside.toolkit.traces import sending
 
 if TYPE_CHECKING:
@@ -33,10 +29,6 @@ T = TypeVar("T")
 
 SUBSCRIBE_WITHIN: Final = 2.0
 """Seconds that subscribing waits for the server to confirm it."""
-CLOSE_WITHIN: Final = 5.0
-"""Seconds that closing waits for a handler at work."""
-FORKED: Final = 0.05
-"""Seconds that the thread of a forked child waits, so that whatever else a fork concerns is ready."""
 
 
 class Subscription:
@@ -163,38 +155,12 @@ class Broker:
 
     # -- subscribing
 
-    @overload
     def subscribe(
         self,
         channel: str,
-        handler: Callable[[Message[T]], object] | Callable[[Message[T]], Awaitable[object]],
+        handler: Callable[[Message[T]], object],
         *,
-        type: type[T],
-        pattern: bool = False,
-        queue: int = 1000,
-        overflow: Overflow = "drop-oldest",
-        on_error: OnError | None = None,
-        on_gap: OnGap | None = None,
-    ) -> Subscription: ...
-    @overload
-    def subscribe(
-        self,
-        channel: str,
-        handler: Callable[[Message[Any]], object] | Callable[[Message[Any]], Awaitable[object]],
-        *,
-        type: Any = None,
-        pattern: bool = False,
-        queue: int = 1000,
-        overflow: Overflow = "drop-oldest",
-        on_error: OnError | None = None,
-        on_gap: OnGap | None = None,
-    ) -> Subscription: ...
-    def subscribe(
-        self,
-        channel: str,
-        handler: Any,
-        *,
-        type: Any = None,
+        type: type[T] | None = None,
         pattern: bool = False,
         queue: int = 1000,
         overflow: Overflow = "drop-oldest",
@@ -221,38 +187,12 @@ class Broker:
         made = self._make(channel, handler, type, pattern, queue, overflow, on_error, on_gap)
         return self.cache.run(self._subscribe(made), "subscribe")
 
-    @overload
     async def asubscribe(
         self,
         channel: str,
-        handler: Callable[[Message[T]], object] | Callable[[Message[T]], Awaitable[object]],
+        handler: Callable[[Message[T]], object],
         *,
-        type: type[T],
-        pattern: bool = False,
-        queue: int = 1000,
-        overflow: Overflow = "drop-oldest",
-        on_error: OnError | None = None,
-        on_gap: OnGap | None = None,
-    ) -> Subscription: ...
-    @overload
-    async def asubscribe(
-        self,
-        channel: str,
-        handler: Callable[[Message[Any]], object] | Callable[[Message[Any]], Awaitable[object]],
-        *,
-        type: Any = None,
-        pattern: bool = False,
-        queue: int = 1000,
-        overflow: Overflow = "drop-oldest",
-        on_error: OnError | None = None,
-        on_gap: OnGap | None = None,
-    ) -> Subscription: ...
-    async def asubscribe(
-        self,
-        channel: str,
-        handler: Any,
-        *,
-        type: Any = None,
+        type: type[T] | None = None,
         pattern: bool = False,
         queue: int = 1000,
         overflow: Overflow = "drop-oldest",
@@ -408,37 +348,3 @@ class Broker:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
-
-
-def running_loop() -> asyncio.AbstractEventLoop:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise ConfigError(
-            "an async handler runs on the event loop it is subscribed from, and none is running here: "
-            "`await asubscribe(...)` on it, or give a handler that is not async"
-        ) from None
-
-
-def innermost(store: Any) -> Any:
-    """The store within its wrappers."""
-    while hasattr(store, "inner"):
-        store = store.inner
-    return store
-
-
-def connector(cache: Cache, timeout: float = 0.0) -> Callable[[], Any] | None:
-    """Makes clients for threads whose replies may take ``timeout`` seconds; None on the embedded store.
-
-    Raises ConfigError for another store.
-    """
-    endpoint = cache.endpoint
-    if endpoint is not None:
-        patient = replace(endpoint, timeout=endpoint.wait + timeout)
-        return lambda: connect(patient, lambda _: None)
-    store = innermost(cache.store)
-    if isinstance(store, EmbeddedStore):
-        return None
-    if isinstance(store, RedisStore):
-        return store.connect
-    raise ConfigError(f"a broker needs Redis or the embedded store, not {type(store).__name__}")

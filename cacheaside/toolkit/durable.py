@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from msgspec import Struct
 
@@ -13,10 +13,10 @@ from cacheaside.engine.commands import Flow, Sleep
 from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.fork import renew_after_fork
 from cacheaside.policy import Seconds, seconds
-from cacheaside.toolkit.broker import CLOSE_WITHIN, FORKED, connector, innermost, running_loop
 from cacheaside.toolkit.consumer import BLOCK, Consumer, Policy
 from cacheaside.toolkit.handlers import Calls, OnError, OnGap
 from cacheaside.toolkit.messages import Message, Types, check_channel, codec_of, read_wire
+from cacheaside.toolkit.places import CLOSE_WITHIN, FORKED, connector, innermost, running_loop
 from cacheaside.toolkit.streams import LocalReader, Log, Reader, RedisReader, text
 from cacheaside.toolkit.traces import sending
 
@@ -196,32 +196,12 @@ class DurableBroker:
 
     # -- consuming
 
-    @overload
     def subscribe(
         self,
         stream: str,
-        handler: Callable[[Message[T]], object] | Callable[[Message[T]], Awaitable[object]],
+        handler: Callable[[Message[T]], object],
         *,
-        type: type[T],
-        on_error: OnError | None = None,
-        on_gap: OnGap | None = None,
-    ) -> DurableSubscription: ...
-    @overload
-    def subscribe(
-        self,
-        stream: str,
-        handler: Callable[[Message[Any]], object] | Callable[[Message[Any]], Awaitable[object]],
-        *,
-        type: Any = None,
-        on_error: OnError | None = None,
-        on_gap: OnGap | None = None,
-    ) -> DurableSubscription: ...
-    def subscribe(
-        self,
-        stream: str,
-        handler: Any,
-        *,
-        type: Any = None,
+        type: type[T] | None = None,
         on_error: OnError | None = None,
         on_gap: OnGap | None = None,
     ) -> DurableSubscription:
@@ -241,32 +221,12 @@ class DurableBroker:
         consumer = self._make(stream, handler, type, on_error, on_gap)
         return self.cache.run(self._subscribe(consumer), "subscribe")
 
-    @overload
     async def asubscribe(
         self,
         stream: str,
-        handler: Callable[[Message[T]], object] | Callable[[Message[T]], Awaitable[object]],
+        handler: Callable[[Message[T]], object],
         *,
-        type: type[T],
-        on_error: OnError | None = None,
-        on_gap: OnGap | None = None,
-    ) -> DurableSubscription: ...
-    @overload
-    async def asubscribe(
-        self,
-        stream: str,
-        handler: Callable[[Message[Any]], object] | Callable[[Message[Any]], Awaitable[object]],
-        *,
-        type: Any = None,
-        on_error: OnError | None = None,
-        on_gap: OnGap | None = None,
-    ) -> DurableSubscription: ...
-    async def asubscribe(
-        self,
-        stream: str,
-        handler: Any,
-        *,
-        type: Any = None,
+        type: type[T] | None = None,
         on_error: OnError | None = None,
         on_gap: OnGap | None = None,
     ) -> DurableSubscription:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final, TypeVar
 
 from cacheaside.codecs import ValueCodec
@@ -21,7 +21,6 @@ log = logging.getLogger("cacheaside")
 
 T = TypeVar("T")
 
-Handler = Callable[[Message[T]], object] | Callable[[Message[T]], Awaitable[object]]
 OnError = Callable[[Exception, str, "Message[Any] | None"], object]
 OnGap = Callable[[str], object]
 Steps = Generator[Callable[[], object], Any, T]

@@ -6,9 +6,10 @@ They live beside the rows of an embedded store, under its lock, so that nothing 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakKeyDictionary
+
+from msgspec import Struct
 
 from cacheaside.stores.program import Room
 
@@ -16,8 +17,7 @@ Args = tuple[Any, ...]
 Keys = tuple[str, ...]
 
 
-@dataclass
-class Pending:
+class Pending(Struct):
     """A message that was given to a consumer and is not acknowledged."""
 
     consumer: str
@@ -25,22 +25,20 @@ class Pending:
     tries: int
 
 
-@dataclass
-class Group:
+class Group(Struct):
     """What a group has been given: all messages up to the one numbered ``read``."""
 
     read: int
-    pending: dict[bytes, Pending] = field(default_factory=dict)
+    pending: dict[bytes, Pending] = {}
 
 
-@dataclass
-class Stream:
+class Stream(Struct):
     """Messages by id, in order, each with the group that it is for ("" for all)."""
 
-    entries: dict[bytes, tuple[Any, ...]] = field(default_factory=dict)
+    entries: dict[bytes, tuple[Any, ...]] = {}
     added: int = 0
-    groups: dict[str, Group] = field(default_factory=dict)
-    waiting: set[threading.Event] = field(default_factory=lambda: set())
+    groups: dict[str, Group] = {}
+    waiting: set[threading.Event] = set()
 
     def append(self, *entry: Any) -> bytes:
         self.added += 1

@@ -132,12 +132,13 @@ class RedisReader:
     def read(self, log: Log, consumer: str, count: int, block: float) -> list[Entry]:
         call = ("XREADGROUP", "GROUP", log.group, consumer, "COUNT", count, "BLOCK", ms(block))
         try:
-            reply = self._client.execute_command(*call, "STREAMS", log.key, ">")
+            reply: Any = self._client.execute_command(*call, "STREAMS", log.key, ">")
         except (RedisError, OSError) as error:
             if str(error).startswith("NOGROUP"):
                 raise NoGroup from error
             raise StoreUnavailable(f"Redis gave no messages: {type(error).__name__}: {error}") from error
-        found = [row for rows in dict(reply or ()).values() for row in rows]
+        streams: dict[bytes, list[tuple[bytes, dict[bytes, bytes]]]] = dict(reply or ())
+        found = [row for rows in streams.values() for row in rows]
         return [Entry(id, 1, row.get(b"m", b""), text(row.get(b"g", b""))) for id, row in found]
 
     def close(self) -> None:

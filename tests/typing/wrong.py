@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cacheaside import Cache, Key, Keyspace, cached, cached_many, configure, invalidates, updates
-from cacheaside.toolkit import Blacklist, RefreshTokens, SessionStore
+from cacheaside.toolkit import Blacklist, Broker, DurableBroker, Message, RefreshTokens, SessionStore
 
 cache = Cache("embedded://")
 
@@ -158,3 +158,18 @@ SessionStore(cache).get(5)  # wrong
 RefreshTokens(cache, grace="5")  # wrong
 Blacklist(cache).add("jwt")  # wrong
 Blacklist(cache, on_unavailable="raise")  # wrong
+
+
+# Brokers
+def handle_text(message: Message[str]) -> None: ...
+
+
+Broker(cache, type={})  # wrong
+Broker(cache).publish("posts")  # wrong
+Broker(cache).subscribe("posts", print, type=5)  # wrong
+Broker(cache).subscribe("posts", lambda: None)  # wrong
+Broker(cache).subscribe("posts", print, overflow="block")  # wrong
+Broker(cache).subscribe("posts", handle_text, type=int)  # wrong
+DurableBroker(cache)  # wrong
+DurableBroker(cache, group="g", start="now")  # wrong
+DurableBroker(cache, group="g").requeue("posts", 5)  # wrong
