@@ -23,11 +23,12 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 
 from cacheaside.engine.commands import Flow
-from cacheaside.engine.drive import Driver, Keeper, Store
+from cacheaside.engine.drive import Driver, Store
 from cacheaside.errors import StoreUnavailable
 from cacheaside.persistent import Persistent
 from cacheaside.toolkit.handlers import Calls, Steps, acall, call, place
 from cacheaside.toolkit.streams import Entry, Log, NoGroup, Reader
+from cacheaside.workers import Keeper
 from cacheaside.world import never_back
 
 T = TypeVar("T")
@@ -51,6 +52,12 @@ class Policy(Struct, frozen=True):
     claim_after: float
     retry_after: float
     start: str
+
+
+class Lease(Struct, frozen=True):
+    """What the keeper renews every third of ``ttl`` seconds."""
+
+    ttl: float
 
 
 class Ended(Exception):
@@ -92,7 +99,7 @@ class Consumer:
         """What it holds is the parent's; a child is another consumer."""
         self.name = consumer_name(self.given) if os.getpid() == self._pid else consumer_name(None)
         self.thread.after_fork()
-        self._keeper = Keeper()
+        self._keeper = Keeper(lambda lease, store: self._keep())
         self._telling = threading.Lock()
         self._held: dict[bytes, None] = {}
         self._done: set[bytes] = set()
@@ -174,9 +181,8 @@ class Consumer:
             return
         self._held = dict.fromkeys(entry.id for entry in entries)
         self.calls.tally.count("received", len(entries))
-        keep: Any = Keep(self._policy.claim_after, self.keep)
         try:
-            with self._keeper.keep(keep, keep):
+            with self._keeper.keep(Lease(self._policy.claim_after), None):
                 for entry in entries:
                     if stop.is_set():
                         return
@@ -185,7 +191,7 @@ class Consumer:
         finally:
             self._give_back()
 
-    def keep(self) -> None:
+    def _keep(self) -> None:
         """Tell the group that what is held is held still; what somebody else has is not begun any more."""
         with self._telling:
             held = tuple(self._held)
@@ -269,17 +275,6 @@ class Consumer:
             return await acall(steps)
         finally:
             self._current = None
-
-
-class Keep:
-    """What the keeper of leases does every third of ``ttl`` seconds."""
-
-    def __init__(self, ttl: float, keep: Callable[[], None]) -> None:
-        self.ttl = ttl
-        self._keep = keep
-
-    def perform(self, command: object) -> None:
-        self._keep()
 
 
 def consumer_name(given: str | None) -> str:
