@@ -17,7 +17,7 @@ from cacheaside import Cache
 
 def main(url: str, colour: str, rounds: int) -> None:
     cache = Cache(url, l1_window=None)
-    client: Any = redis.Redis.from_url(url)
+    client: Any = redis.Redis.from_url(url.partition("?")[0])
     print("ready", flush=True)
     sys.stdin.readline()
     if not rounds:

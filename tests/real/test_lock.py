@@ -29,7 +29,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def started(url: str, colour: str, rounds: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.real.locking", url, colour, str(rounds)]
+    command = [sys.executable, "-m", "tests.real.locking", f"{url}?timeout=30", colour, str(rounds)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout

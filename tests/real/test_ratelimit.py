@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -22,11 +23,17 @@ every = pytest.mark.parametrize("algorithm", ["sliding-log", "sliding-counter", 
 def test_a_burst_of_two_thousand_from_four_processes_gets_exactly_the_limit_in(
     redis_url: str, algorithm: str
 ) -> None:
-    command = [sys.executable, "-m", "tests.real.hitting", redis_url, algorithm, "5", "100"]
-    crowd = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
-    ]
-    try:
+    # However busy the machine is, every hit is to be answered.
+    command = [sys.executable, "-m", "tests.real.hitting", f"{redis_url}?timeout=30", algorithm, "5", "100"]
+    with ExitStack() as stack:
+        crowd = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(4)
+        ]
+        for one in crowd:
+            stack.callback(one.kill)
         for one in crowd:
             assert one.stdout
             assert one.stdout.readline() == "ready\n"
@@ -35,10 +42,6 @@ def test_a_burst_of_two_thousand_from_four_processes_gets_exactly_the_limit_in(
             one.stdin.write("go\n")
             one.stdin.flush()
         let_in = [int(one.communicate(timeout=60)[0]) for one in crowd]
-    finally:
-        for one in crowd:
-            one.kill()
-            one.wait()
     assert sum(let_in) == 100
 
 
@@ -66,14 +69,15 @@ def test_no_window_of_a_real_clock_holds_more_than_the_limit(redis_url: str) -> 
     let_in: list[tuple[float, float]] = []
     with Cache(redis_url, l1_window=None) as cache:
         limiter = RateLimiter(cache, limit, window, remember=0)
-        until = time.monotonic() + 6 * window
-        while (before := time.monotonic()) < until:
+        until = time.monotonic() + 30
+        while len(let_in) < 4 * limit:
+            before = time.monotonic()
+            assert before < until
             if limiter.hit("ann"):
                 let_in.append((before, time.monotonic()))
     for first, last in zip(let_in, let_in[limit:], strict=False):
         # The server saw the one after `first` was sent, the other before `last` was answered.
         assert last[1] - first[0] >= window
-    assert len(let_in) >= 3 * limit
 
 
 @every
