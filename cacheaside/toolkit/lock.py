@@ -44,6 +44,7 @@ def take(room: Room, keys: tuple[str, ...], args: tuple[Any, ...]) -> list[int]:
     lock, number = keys
     left = room.left(lock)
     if left is not None:
+        room.get(lock)["wanted"] = 1
         return [0, int(left * 1000)]
     fence = max(time.time_ns() // 1000, int(room.get(number) or 0) + 1)
     room.set(lock, {"token": args[0], "fence": fence}, args[1] / 1000)
@@ -63,7 +64,10 @@ def renew(room: Room, keys: tuple[str, ...], args: tuple[Any, ...]) -> int:
 def release(room: Room, keys: tuple[str, ...], args: tuple[Any, ...]) -> int:
     """Twin of lock_release.lua."""
     held = room.get(keys[0])
-    return int(held is not None and held["token"] == args[0] and room.delete(keys[0]))
+    if held is None or held["token"] != args[0]:
+        return 0
+    room.delete(keys[0])
+    return 2 if "wanted" in held else 1
 
 
 TAKE: Final = Program("cacheaside.toolkit", "lock_take", take)
@@ -255,7 +259,7 @@ class Lock:
 
     def give_back(self, token: str) -> Flow[int]:
         ours: int = yield Run(RELEASE, (self.key,), (token,))
-        if ours and self.cache.driver.notices is not None:  # else nobody here listens for it either
+        if ours == 2 and self.cache.driver.notices is not None:  # else nobody here listens for it either
             yield Commit((), notify=(self._key,))
         return ours
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cacheaside import Cache, ConfigError, LockTimeout, StoreUnavailable
-from cacheaside.engine.commands import Run, Spawn
+from cacheaside.engine.commands import Commit, Run, Spawn
 from cacheaside.testing import FakeClock
 from cacheaside.testing.chaos import FailingStore, StoreWrapper
 
@@ -92,6 +92,20 @@ def test_who_waits_asks_now_and_then_and_ever_less(any_cache: Cache, clock: Fake
     asked = Asked(any_cache)
     assert any_cache.lock("reports").acquire(timeout=10) is None
     assert 100 <= len(asked.commands) <= 220
+
+
+def test_a_release_is_announced_if_somebody_has_asked_for_the_lock(any_cache: Cache) -> None:
+    any_cache.driver.notices = lambda key: None  # there is a channel
+    asked = Asked(any_cache)
+    held = any_cache.lock("reports").acquire()
+    assert held is not None
+    assert held.release()
+    assert [type(command) for command in asked.commands] == [Run, Run]
+    held = any_cache.lock("reports").acquire()
+    assert held is not None
+    assert any_cache.lock("reports").acquire(timeout=0) is None
+    assert held.release()
+    assert asked.commands[-1] == Commit((), notify=("global:lock:reports",))
 
 
 def test_a_lock_whose_holder_is_gone_ends_by_itself(any_cache: Cache, clock: FakeClock) -> None:

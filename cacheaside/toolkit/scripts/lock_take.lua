@@ -1,6 +1,7 @@
 -- Take a lock that nobody holds. KEYS: the lock, the last fencing number. ARGV: token, ms to hold it, ms
 -- to keep the number. Returns 1 and the number, or 0 and the ms until the holder's time ends.
 if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'wanted', 1)
   return { 0, redis.call('PTTL', KEYS[1]) }
 end
 local time = redis.call('TIME')
