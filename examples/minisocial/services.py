@@ -45,7 +45,7 @@ class Services:
         )
         self.sessions = SessionStore(self.cache, ttl=86400, absolute_ttl=2592000, type=Login)
         self.cookie = SessionCookie(self.sessions)
-        self.refresh_tokens = RefreshTokens(self.cache, ttl=2592000)
+        self.refresh_tokens = RefreshTokens(self.cache, ttl=2592000, grace=settings.refresh_grace)
         self.presence = Presence(self.cache, ttl=60)
         # A limit that protects passwords refuses when it cannot count; one that protects from load does not.
         self.by_address = RateLimiter(

@@ -26,6 +26,8 @@ class Settings:
     """Seconds added to each load, for SQLite is nearer than a database server is."""
     warm: float = 1800.0
     """Seconds between two rounds of warming; 0: none."""
+    refresh_grace: float = 10.0
+    """Seconds in which a refresh token that was used gives the same successor once more."""
     logins_per_minute: int = 20
     """From one address; an account has five."""
     posts_per_minute: int = 30
