@@ -1,8 +1,12 @@
 """What a history shows: answers that are older than an acknowledged invalidation allows.
 
 The rule: a call that began after version v of its row was acknowledged returns v or a newer one. An answer
-from L1 may lag behind other processes by the window, and never behind its own. What overlaps in time with
-the acknowledgement has no order, and nothing is said about it.
+from L1 may lag behind other processes by the window. No answer may lag behind what its own process has
+invalidated, acknowledged or not. What overlaps in time with an acknowledgement has no order, and nothing is
+said about it.
+
+A server that takes over from another one may have lost what that one had confirmed. Unless the cache is told
+to believe nothing then, it may believe too much for a moment: such answers are counted by themselves.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from msgspec import Struct, field
 from cacheaside.check.history import Ack, Commit, Ended, Failed, Get, Load, Record, Strike
 
 FROM_L1: Final = ("l1", "mixed")
+SEEN_LATE: Final = 0.5
+"""Seconds between a failover and its being seen by who watches for it."""
 OFFENDERS: Final = 500
 """Offences from which the shortest trace is chosen."""
 
@@ -54,14 +60,17 @@ class Findings(Struct):
     """Of a row between two commits, over those that were loaded at all."""
     most_loads: int = 0
     stale: int = 0
-    """Answers older than an acknowledged invalidation: from L2, or from the L1 of who invalidated."""
+    """Answers older than an acknowledged invalidation, but for those from L1 that only lag behind others."""
     oldest: float = 0.0
-    """Seconds between the acknowledgement and the latest stale answer to a call."""
+    """The most seconds between an acknowledgement and a call with an answer that is stale or beyond."""
     behind: int = 0
     """Answers from L1 that lag behind another process, within the window: allowed."""
     oldest_behind: float = 0.0
     beyond: int = 0
     """Answers from L1 that lag behind by more than the window."""
+    excused: int = 0
+    """Answers that would be one or the other, had not a server just lost what was confirmed: allowed."""
+    oldest_excused: float = 0.0
     times: Times = field(default_factory=Times)
     late: int = 0
     """Calls that took longer than the deadline."""
@@ -111,6 +120,7 @@ def analyse(
     window: float = 0.0,
     deadline: float = math.inf,
     shared: Container[int] = (),
+    moment: float = 0.0,
 ) -> Findings:
     """Read a history and judge it.
 
@@ -119,15 +129,19 @@ def analyse(
         window: seconds that L1 may lag behind other processes.
         deadline: seconds that a call may take, its own loads not counted.
         shared: rows that are dropped with others too: how often they were loaded says nothing.
+        moment: seconds after a failover in which what was lost may be believed; inf: for ever, also what the
+            process itself had invalidated.
     """
-    return _Analysis(window, deadline, shared).read(history)
+    return _Analysis(window, deadline, shared, moment).read(history)
 
 
 class _Analysis:
-    def __init__(self, window: float, deadline: float, shared: Container[int]) -> None:
+    def __init__(self, window: float, deadline: float, shared: Container[int], moment: float) -> None:
         self.window = window
         self.deadline = deadline
         self.shared = shared
+        self.moment = moment
+        self.lapses: list[float] = []
         self.found = Findings()
         self.acks: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
         self.own: defaultdict[tuple[str, int], list[tuple[float, int]]] = defaultdict(list)
@@ -169,13 +183,15 @@ class _Analysis:
                 found.unacknowledged += not done
                 if done:
                     self.acks[row].append((at, version))
-                    self.own[process, row].append((at, version))
+                self.own[process, row].append((at, version))
                 what = "has been told that it is invalidated" if done else "was not acknowledged"
                 self.step(row, at, process, who, f"version {version} of row {row}, by {way}: {what}")
             case Failed(_, _, error, _):
                 found.failed += 1
                 found.errors[error] = found.errors.get(error, 0) + 1
-            case Strike(at, fault, what, key):
+            case Strike(at, fault, what, key, lapse):
+                if lapse:
+                    self.lapses.append(at)
                 found.strikes[fault] = found.strikes.get(fault, 0) + 1
                 self.strikes.append((key, Step(at, "fault", f"{fault}: {what} {key}".rstrip())))
             case Ended(_, counts, leaks):
@@ -189,31 +205,33 @@ class _Analysis:
 
     def judge(self, process: str, get: Get, everybody: Acknowledged, own: Acknowledged) -> None:
         found = self.found
-        age = everybody.age(get.version, get.begin)
         took = get.end - get.begin - get.loading
         self.times.append(took)
         if took > self.deadline:
             found.late += 1
-        if not age:
+        age, here = everybody.age(get.version, get.begin), own.age(get.version, get.begin)
+        lags = get.tier in FROM_L1 and not here
+        if not (age or here):
             return
-        if get.tier in FROM_L1:
-            age_here = own.age(get.version, get.begin)
-            if not age_here:
-                found.behind += 1
-                found.oldest_behind = max(found.oldest_behind, age)
-                if age <= self.window:
-                    return
-                found.beyond += 1
-                self.offend(process, get)
-                return
-            age = age_here
-        found.stale += 1
-        found.oldest = max(found.oldest, age)
-        self.offend(process, get)
-
-    def offend(self, process: str, get: Get) -> None:
+        if lags and age <= self.window:
+            found.behind += 1
+            found.oldest_behind = max(found.oldest_behind, age)
+            return
+        if self.may_be_lost(get.begin) and (not here or self.moment == math.inf):
+            found.excused += 1
+            found.oldest_excused = max(found.oldest_excused, age, here)
+            return
+        if lags:
+            found.beyond += 1
+        else:
+            found.stale += 1
+        found.oldest = max(found.oldest, age, here)
         if len(self.offences) < OFFENDERS:
             self.offences.append((process, get))
+
+    def may_be_lost(self, begin: float) -> bool:
+        """Whether a server has lost confirmed invalidations just before; or is about to be seen to have."""
+        return bool(self.moment) and any(at - SEEN_LATE <= begin <= at + self.moment for at in self.lapses)
 
     def sum_up(self) -> None:
         found = self.found

@@ -48,9 +48,9 @@ class Arena:
         finally:
             client.close()
 
-    def strike(self, fault: str, what: str, key: str = "") -> None:
+    def strike(self, fault: str, what: str, key: str = "", *, lapse: bool = False) -> None:
         """Put into the history what a fault has done."""
-        self._recorder.add(Strike(clock(), fault, what, key))
+        self._recorder.add(Strike(clock(), fault, what, key, lapse))
 
     def leaks(self) -> list[str]:
         """Connections of the workers that the server still has, some time after they have ended."""

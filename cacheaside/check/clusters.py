@@ -26,7 +26,7 @@ def cluster_failover(arena: Arena, rng: random.Random) -> Act:
         arena.strike("cluster-failover", f"the primary {primary.port} {'dies' if dies else 'steps back'}")
         ask(replica, "CLUSTER", "FAILOVER", *(["TAKEOVER"] if dies else []))
         yield from until("a promotion", partial(is_primary, replica))
-        arena.strike("cluster-failover", f"{replica.port} takes over")
+        arena.strike("cluster-failover", f"{replica.port} takes over", lapse=True)
         primary.start()
         yield from until("following", partial(is_synced, primary))
         yield from until("order", cluster.in_order)

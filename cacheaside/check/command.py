@@ -53,6 +53,12 @@ def check(
             help="Fail if a call takes longer than this, its own loads not counted.", show_default="none"
         ),
     ] = None,
+    failover: Annotated[
+        str | None,
+        typer.Option(
+            help="The cache's setting: strict, replay, auto or trust.", show_default="the cache's default"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what the workers and the faults choose.")] = 1,
     everything: Annotated[
         bool, typer.Option("--all", help="Try every fault on every server here; print a Markdown table.")
@@ -72,7 +78,7 @@ def check(
     settings = Settings(
         url=url, server=server, faults=tuple(fault), mode=mode, seconds=seconds, processes=processes,
         threads=threads, tasks=tasks, keys=keys, writes=writes, l1_window=l1_window, database=database,
-        deadline=deadline, seed=seed,
+        deadline=deadline, failover=failover, seed=seed,
     )  # fmt: skip
     page = "" if into is None else read_page(into, everything)
     console = Console()

@@ -86,12 +86,16 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed", gc=False):
 
 
 class Strike(Struct, frozen=True, array_like=True, tag="strike", gc=False):
-    """A fault did something, to one key or to all."""
+    """A fault did something, to one key or to all.
+
+    ``lapse``: a server is in force now that may have lost what another one had confirmed.
+    """
 
     at: float
     fault: str
     what: str
     key: str = ""
+    lapse: bool = False
 
 
 class Ended(Struct, frozen=True, array_like=True, tag="ended"):

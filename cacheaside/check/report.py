@@ -27,6 +27,7 @@ HEADINGS: Final = (
     "**Stale**",
     "L1 behind, at most",
     "**L1 beyond the window**",
+    "Lost in a failover",
     "Loads a generation",
     "p99.9",
     "Errors",
@@ -76,7 +77,8 @@ def words(result: Result) -> RenderableType:
 
 
 def lines(result: Result) -> list[tuple[str, str, str]]:
-    found, window = result.findings, result.settings.l1_window
+    found, settings = result.findings, result.settings
+    window = settings.l1_window
     tiers = ", ".join(f"{found.tiers[tier]:,} {tier}" for tier in sorted(found.tiers))
     times = found.times
     return [
@@ -88,12 +90,15 @@ def lines(result: Result) -> list[tuple[str, str, str]]:
         ("stale", f"{found.stale:,}", f"the oldest by {time(found.oldest)}" if found.stale else ""),
         ("L1 behind", f"{found.behind:,}", f"by {time(found.oldest_behind)} at most" if found.behind else ""),
         ("L1 beyond its window", f"{found.beyond:,}", f"of {window:g} s"),
+        *([("lost in a failover", f"{found.excused:,}",
+            f"by {time(found.oldest_excused)} at most; allowed by failover={settings.failover or 'auto'}")]
+          if found.excused else []),
         ("call time", "", f"p50 {time(times.p50)}, p99 {time(times.p99)}, p99.9 {time(times.p999)}, "
                           f"most {time(times.most)}"),
         ("over the deadline", f"{found.late:,}", ""),
         ("calls that raised", f"{found.failed:,}", "; ".join(found.errors)),
         ("left open", f"{len(found.leaks)}", "; ".join(found.leaks)),
-        *((f"fault {name}", f"{found.strikes.get(name, 0):,}", "strikes") for name in result.settings.faults),
+        *((f"fault {name}", f"{found.strikes.get(name, 0):,}", "strikes") for name in settings.faults),
     ]  # fmt: skip
 
 
@@ -147,6 +152,7 @@ def cells(result: Result) -> list[str]:
         f"**{found.stale:,}**",
         time(found.oldest_behind) if found.behind else "0",
         f"**{found.beyond:,}**",
+        f"{found.excused:,}, {time(found.oldest_excused)} at most" if found.excused else "0",
         f"{found.loads_per_generation:.2f}",
         time(found.times.p999),
         f"{found.failed:,}",
@@ -156,4 +162,7 @@ def cells(result: Result) -> list[str]:
 
 def options(settings: Settings) -> str:
     """The part of the command that makes this row what it is."""
-    return " ".join([f"--server {settings.server}", *(f"--fault {name}" for name in settings.faults)])
+    failover = [f"--failover {settings.failover}"] if settings.failover else []
+    return " ".join(
+        [f"--server {settings.server}", *(f"--fault {name}" for name in settings.faults), *failover]
+    )

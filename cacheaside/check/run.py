@@ -23,6 +23,8 @@ from cacheaside.check.subject import shared_rows
 from cacheaside.check.worker import Plan
 
 LOOK_EVERY: Final = 0.1
+MOMENTS: Final = {"strict": 0.0, "replay": 2.0, "auto": 2.0, "trust": math.inf}
+"""Seconds after a failover in which the cache may believe what was lost, by its setting."""
 
 
 class Result(Struct, frozen=True):
@@ -66,6 +68,7 @@ def run(settings: Settings, *, progress: Callable[[float], None] = lambda done: 
             window=settings.l1_window,
             deadline=settings.deadline or math.inf,
             shared=shared_rows(settings.keys) if settings.mode == "cacheaside" else (),
+            moment=MOMENTS[settings.failover or "auto"],
         )
         findings.leaks += leaks
     return Result(settings, arena.version, clock() - began, findings, shown_nothing(settings, findings))
@@ -93,6 +96,8 @@ def make_plan(settings: Settings, arena: Arena, directory: Path) -> Plan:
     cache = dict(settings.cache)
     if settings.l1_window:
         cache["l1_window"] = settings.l1_window
+    if settings.failover is not None:
+        cache["failover"] = settings.failover
     return Plan(
         url=arena.worker_url,
         mode=settings.mode,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -12,6 +12,7 @@ from cacheaside.check import failovers as failovers
 from cacheaside.check.faults import FAULTS, Fault, Needs
 from cacheaside.check.wrong import NEEDS, WRONG
 from cacheaside.errors import ConfigError
+from cacheaside.incarnation import FailoverMode
 from cacheaside.policy import seconds
 from cacheaside.urls import Endpoint, parse_url
 
@@ -34,6 +35,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         l1_window: seconds that L1 may lag behind other processes; 0 turns it off.
         database: a URL for SQLAlchemy; None: SQLite in a temporary file.
         deadline: seconds within which a call must return, its own loads not counted; None: any will do.
+        failover: the cache's setting of that name; None: its default.
         cache: further settings of the cache.
     """
 
@@ -50,12 +52,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     l1_window: float = 1.0
     database: str | None = None
     deadline: float | None = None
+    failover: str | None = None
     seed: int = 1
     cache: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def checked(self) -> Settings:
         """The settings, if they make sense; with the faults that the mode cannot do without."""
-        for name, value, known in (("mode", self.mode, MODES), ("server", self.server, KINDS)):
+        for name, value, known in (
+            ("mode", self.mode, MODES),
+            ("server", self.server, KINDS),
+            ("failover", self.failover, get_args(FailoverMode)),
+        ):
             if value is not None and value not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r}")
         for fault in self.faults:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_l1_may_lag_behind_another_process_by_the_window_and_no_more(tier: str) 
     assert within.oldest_behind == pytest.approx(1.0)
     assert within.fine
     beyond = found(*history, get(1, 11.001, tier=tier), window=1.0)
-    assert (beyond.behind, beyond.beyond, beyond.stale) == (3, 1, 0)
+    assert (beyond.behind, beyond.beyond, beyond.stale) == (2, 1, 0)
     assert not beyond.fine
 
 
@@ -137,7 +138,43 @@ def test_the_window_does_not_excuse_an_answer_from_l2() -> None:
 
 def test_a_lag_is_allowed_for_the_newer_of_two_versions_only() -> None:
     findings = found(ack(2, 10.0), ack(3, 12.0), get(2, 12.5, tier="l1"), get(1, 12.5, tier="l1"), window=1)
-    assert (findings.behind, findings.beyond) == (2, 1)
+    assert (findings.behind, findings.beyond) == (1, 1)
+
+
+# ---------------------------------------------------------------------------- one's own, and failovers
+
+
+@pytest.mark.parametrize("tier", ["l1", "l2", "mixed"])
+def test_no_answer_lags_behind_what_its_process_has_invalidated_acknowledged_or_not(tier: str) -> None:
+    mine = ack(2, 10.0, process="p0", done=False)
+    assert found(mine, get(1, 10.1, process="p0", tier=tier), window=1.0).stale == 1
+    assert found(mine, get(1, 10.1, process="p1", tier=tier), window=1.0).fine
+
+
+def lapse(at: float) -> tuple[str, Record]:
+    return "faults", Strike(at, "failover", "another server is in force", "", True)
+
+
+def test_what_a_server_has_lost_may_be_believed_for_a_moment_if_the_mode_allows_it() -> None:
+    history = ack(2, 10.0), lapse(11.0), get(1, 10.6), get(1, 12.9), get(1, 12.9, tier="l1")
+    allowed = found(*history, moment=2.0, window=1.0)
+    assert (allowed.stale, allowed.beyond, allowed.excused) == (0, 0, 3)
+    assert allowed.oldest_excused == pytest.approx(2.9)
+    assert allowed.fine
+    strict = found(*history, window=1.0)
+    assert (strict.stale, strict.beyond, strict.excused) == (2, 1, 0)
+
+
+def test_nothing_is_excused_before_a_failover_or_after_its_moment() -> None:
+    assert found(ack(2, 10.0), lapse(11.0), get(1, 10.4), moment=2.0).stale == 1
+    assert found(ack(2, 10.0), lapse(11.0), get(1, 13.1), moment=2.0).stale == 1
+    assert found(ack(2, 10.0), lapse(11.0), get(1, 99.0), moment=math.inf).excused == 1
+
+
+def test_what_a_process_has_invalidated_itself_it_may_not_believe_after_a_failover_either() -> None:
+    mine = ack(2, 10.0, process="p0"), lapse(11.0), get(1, 12.0, process="p0")
+    assert found(*mine, moment=2.0).stale == 1
+    assert found(*mine, moment=math.inf).excused == 1
 
 
 # ---------------------------------------------------------------------------- the rest
@@ -217,6 +254,7 @@ def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
         Ack(1, 2, 3.0, "late tag", True, "t0"),
         Failed(1, 2.0, "E: x\ny", "t0"),
         Strike(1.0, "proxy", "a black hole"),
+        Strike(1.0, "fail-back", "promoted", "", True),
         Ended(9.0, {"loads": 1.5}, ["thread x"]),
     ]
     for process in ("p1", "p0"):

@@ -28,6 +28,7 @@ URL = "redis://localhost:1/0"
         ({"mode": "magic"}, "mode must be one of cacheaside, naive, lock, setindex, counter, not 'magic'"),
         ({"server": "memcached"}, "server must be one of redis, valkey, not 'memcached'"),
         ({"faults": ("flood",)}, "fault must be one of .*eviction.*, not 'flood'"),
+        ({"failover": "maybe"}, "failover must be one of auto, strict, replay, trust, not 'maybe'"),
         ({"seconds": 0}, "seconds must be more than 0"),
         ({"writes": 0}, "writes must be more than 0"),
         ({"l1_window": -1}, "l1_window must be 0 or more"),
@@ -73,6 +74,10 @@ def test_all_rows_are_every_fault_and_none_on_each_server(monkeypatch: pytest.Mo
         for faults in ((), *((name,) for name in FAULTS))
     }  # fmt: skip
     assert {row.seconds for row in rows} == {3}
+    for row in rows:
+        by_mode = row.faults in (("sentinel-failover",), ("fail-back",))
+        same = [other.failover for other in rows if (other.server, other.faults) == (row.server, row.faults)]
+        assert same == (["strict", "auto", "trust"] if by_mode else [None])
     assert {row.server for row in all_rows(Settings(server="valkey"))} == {"valkey"}
 
 
