@@ -22,6 +22,8 @@ from cacheaside.fork import renew_after_fork
 FailoverMode = Literal["auto", "strict", "replay", "trust"]
 CHAIN: Final = 8
 """Predecessors in a row that are believed at most."""
+LEFT: Final = 64
+"""Servers that were left for another one, and are known again when they come back."""
 
 
 class Verdict(Enum):
@@ -56,6 +58,7 @@ class Lineage:
         self.decisions = dict.fromkeys(
             (v.value for v in Verdict if v not in (Verdict.SAME, Verdict.FIRST)), 0
         )
+        self._left: tuple[bytes, ...] = ()
         self._lock = threading.Lock()
         renew_after_fork(self)
 
@@ -67,10 +70,17 @@ class Lineage:
         with self._lock:
             known = self.known
             verdict = decide(self.mode, known, facts, silence)
+            cold = verdict is Verdict.COLD
+            if cold and facts.incarnation in self._left:
+                # It was never demoted, and carries the stamps of before: what was invalidated elsewhere
+                # meanwhile would be back.
+                verdict = Verdict.REPLAY
             if verdict is not Verdict.SAME:
+                if known is not None and known.run_id:
+                    self._left = (known.incarnation, *self._left)[:LEFT]
                 if facts.run_id or known is None:
                     self.known = facts
-                if verdict is Verdict.COLD:
+                if cold:
                     self.older = ()
                 elif known is not None and facts.run_id:
                     self.older = (known.incarnation, *self.older)[:CHAIN]

@@ -547,3 +547,31 @@ def test_events_say_it_once(proxy: ChaosProxy, caplog: pytest.LogCaptureFixture)
             assert back(cache)
             assert wait_until(lambda: events[-1].name == "connect")
             assert [event.name for event in events][-2:] == ["replayed", "connect"]
+
+
+@pytest.mark.parametrize("failover", ["auto", "strict", "replay"])
+def test_a_server_that_was_left_and_comes_back_has_missed_what_was_dropped_elsewhere(
+    proxy: ChaosProxy, one_server: Server, failover: Any
+) -> None:
+    """A sentinel that was mistaken leads to another primary and back; the first was never demoted.
+
+    It carries the very stamps that its values have: only who was elsewhere can know that they may be old.
+    """
+    row = Row()
+    with (
+        Server(one_server.kind) as other,
+        Cache(proxy.url, failover=failover) as writer,
+        Cache(proxy.url, failover=failover) as another,
+    ):
+        mine, theirs = row.reader(writer), row.reader(another)
+        assert (mine(), theirs()) == (0, 0)
+        proxy.target = ("127.0.0.1", other.port)
+        proxy.drop()
+        assert wait_until(lambda: writer.set("n:k", 1) and another.set("n:k", 1))  # both have moved
+        row.version = 1
+        assert writer.invalidate(tags=["rows"])
+        proxy.target = ("127.0.0.1", one_server.port)
+        proxy.drop()
+        assert [mine() for _ in range(10)] == [1] * 10
+        assert wait_until(lambda: theirs() == 1, BACK_WITHIN)
+        assert [theirs() for _ in range(10)] == [1] * 10

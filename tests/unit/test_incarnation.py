@@ -68,6 +68,18 @@ def test_predecessors_are_believed_in_a_row_until_one_is_cold() -> None:
     assert lineage.decisions == {"cold": 1, "replay": 2, "trust": 0}
 
 
+@pytest.mark.parametrize("mode", ["auto", "strict"])
+def test_a_server_that_was_left_and_comes_back_has_missed_what_was_confirmed_elsewhere(mode: str) -> None:
+    """A sentinel that is mistaken leads to another primary and back; the first was never demoted."""
+    lineage = Lineage(check_mode(mode))
+    lineage.meet(A, 0)
+    assert lineage.meet(OTHER, 1) is Verdict.COLD
+    assert lineage.meet(A, 1) is Verdict.REPLAY
+    assert lineage.older == ()
+    assert lineage.meet(OTHER, 1) is Verdict.REPLAY
+    assert lineage.meet(RESTARTED, 1) is Verdict.COLD
+
+
 def test_the_row_is_bounded() -> None:
     lineage = Lineage("replay")
     for n in range(30):
