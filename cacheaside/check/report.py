@@ -41,7 +41,7 @@ def verdict(result: Result) -> str:
     if result.code == 2:
         return f"nothing shown: {result.nothing}"
     if result.code == 0 and found.excused:
-        return f"fine: only after failovers was a server believed that had lost something, {found.excused:,} times"
+        return f"fine: a server was believed that had lost something in a failover, {found.excused:,} times"
     if result.code == 0:
         return "fine: nothing that was acknowledged was served in an older version"
     wrong = {

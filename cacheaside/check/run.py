@@ -93,9 +93,7 @@ def work(
 
 def make_plan(settings: Settings, arena: Arena, directory: Path) -> Plan:
     workers = settings.processes * (settings.threads + settings.tasks)
-    cache = dict(settings.cache)
-    if settings.l1_window:
-        cache["l1_window"] = settings.l1_window
+    cache = {**settings.cache, "l1_window": settings.l1_window or None}
     if settings.failover is not None:
         cache["failover"] = settings.failover
     return Plan(
