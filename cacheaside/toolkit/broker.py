@@ -14,6 +14,7 @@ from cacheaside.codecs import ValueCodec
 from cacheaside.engine.commands import Flow, Run, Sleep
 from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.fork import renew_after_fork
+from cacheaside.stats import Counts
 from cacheaside.toolkit.board import PUBLISH, Board, put_up, take_down
 from cacheaside.toolkit.handlers import COUNTERS, Calls, OnError, OnGap
 from cacheaside.toolkit.line import Line
@@ -149,6 +150,7 @@ class Broker:
                 yield Run(PUBLISH, (raw_channel,), (raw,))
             except StoreUnavailable:
                 self._counts["unavailable"] += 1
+                self.cache.counts.setdefault("global", Counts()).unavailable += 1
                 raise
         self._counts["published"] += 1
         return id

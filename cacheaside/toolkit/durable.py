@@ -13,6 +13,7 @@ from cacheaside.engine.commands import Flow, Sleep
 from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.fork import renew_after_fork
 from cacheaside.policy import Seconds, seconds
+from cacheaside.stats import Counts
 from cacheaside.toolkit.consumer import BLOCK, Consumer, Policy
 from cacheaside.toolkit.handlers import Calls, OnError, OnGap
 from cacheaside.toolkit.messages import Message, Types, check_channel, codec_of, read_wire
@@ -189,6 +190,7 @@ class DurableBroker:
                 lost = yield from log.add(raw, self._max_length)
             except StoreUnavailable:
                 self._counts["unavailable"] += 1
+                self.cache.counts.setdefault("global", Counts()).unavailable += 1
                 raise
         self._counts["published"] += 1
         self._counts["dropped"] += lost

@@ -8,6 +8,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -24,7 +25,7 @@ from cacheaside.operations import Operations
 from cacheaside.options import CachedOptions, ManyOptions, UpdatesOptions
 from cacheaside.policy import make_policy
 from cacheaside.stats import Counts
-from cacheaside.toolkit import RateLimiter
+from cacheaside.toolkit import Broker, DurableBroker, RateLimiter
 from tests.docs.pages import PAGES, ROOT, PageError, blocks_of, run_page
 
 URL = "redis://localhost:6379/0"
@@ -268,6 +269,9 @@ def defaults(fn: Callable[..., Any], options: Any = None) -> dict[str, str]:
         ("decorators.md", "updates", cacheaside.updates, UpdatesOptions),
         ("cache.md", "Settings", Cache, None),
         ("rate-limits.md", "RateLimiter", RateLimiter, None),
+        ("messages.md", "Broker", Broker, None),
+        ("messages.md", "Options of subscribe", partial(Broker.subscribe, None), None),
+        ("messages.md", "DurableBroker", DurableBroker, None),
     ],
 )
 def test_tables_of_options_name_each_one_with_its_default(
