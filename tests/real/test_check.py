@@ -28,7 +28,14 @@ SMALL: dict[str, Any] = {"processes": 2, "threads": 2, "tasks": 2, "keys": 48, "
 CROWDED = {"keys": 12, "writes": 400}
 """Loads and writes of a row meet often."""
 KINDS = list(available())
-LONG = {"sentinel-failover": 5.0, "fail-back": 4.0, "cluster-failover": 4.0}
+LONG = {
+    "proxy": 2.0,
+    "restart-empty": 1.5,
+    "restart-snapshot": 1.5,
+    "sentinel-failover": 5.0,
+    "fail-back": 3.5,
+    "cluster-failover": 3.0,
+}
 """Seconds, for faults that take their time."""
 OWN = [name for name, fault in FAULTS.items() if fault.needs not in ("", "proxy")]
 GUEST = [name for name, fault in FAULTS.items() if fault.needs in ("", "proxy")]
@@ -70,14 +77,16 @@ def test_without_a_fault_nothing_is_stale_in_either_tier(servers: Callable[[str]
 def test_a_fault_beside_a_given_server_makes_nothing_stale(
     name: str, servers: Callable[[str], Server]
 ) -> None:
-    found = fine(run(Settings(url=servers(kind_for(name)).url, faults=(name,), seconds=1.5, **SMALL)))
+    found = fine(
+        run(Settings(url=servers(kind_for(name)).url, faults=(name,), seconds=LONG.get(name, 1.0), **SMALL))
+    )
     assert found.strikes[name] > 0
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_fault_of_a_server_makes_nothing_stale(name: str, servers: Callable[[str], Server]) -> None:
     servers(kind_for(name))  # fails where there is none
-    found = fine(run(Settings(server=kind_for(name), faults=(name,), seconds=LONG.get(name, 1.5), **SMALL)))
+    found = fine(run(Settings(server=kind_for(name), faults=(name,), seconds=LONG.get(name, 1.0), **SMALL)))
     assert found.strikes[name] > 0
 
 
