@@ -133,7 +133,9 @@ def put_values(
     if not calls:
         return []
     world = site.world
-    yield from greet(world, tuple(call.key for call, _ in calls))
+    names = tuple(call.key for call, _ in calls)
+    yield from greet(world, names)
+    world.journal.note(names, ())
     start = world.clock()
     claims = [
         Marker(CLAIM, world.nonce(), world.incarnation(c.key), start, b"\0" * 8).pack() for c, _ in calls
@@ -141,6 +143,7 @@ def put_values(
     slots = tuple((world.keys.value(c.key), claim) for (c, _), claim in zip(calls, claims, strict=True))
     filling = fill_claimed(site, calls, slots, start, near)
     stored = yield from holding(site, Sweep(slots), filling)
+    world.journal.confirm(stored, ())
     lost = tuple(call.key for call, _ in calls if call.key not in stored)
     if lost:
         yield from invalidate(world, near, lost, (), timeout=timeout)

@@ -173,6 +173,7 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
     world, near, policy = site.world, site.near, site.policy
     key, keys = call.key, world.keys
     yield from greet(world, (key,))
+    world.journal.note((key,), ())
     start = world.clock()
     claim = Marker(CLAIM, world.nonce(), world.incarnation(key), start, b"\0" * 8).pack()
     slot = keys.value(key)
@@ -213,6 +214,8 @@ def put(site: Site, call: Call, timeout: float) -> Flow[tuple[Any, bool]]:
     except BaseException:  # cancelled, or failed in a callable of the user's: written all the same
         yield from invalidate(world, near, (key,), (), timeout=timeout)
         raise
-    if not stored[0]:
+    if stored[0]:
+        world.journal.confirm((key,), ())
+    else:
         yield from invalidate(world, near, (key,), (), timeout=timeout)
     return result, stored[0]

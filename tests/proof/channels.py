@@ -15,6 +15,7 @@ from tests.proof.episodes import (
     mutate,
     reader,
     refresh,
+    set_value,
     update,
 )
 from tests.proof.steps import Scenario
@@ -57,6 +58,10 @@ CHANNEL: dict[str, tuple[Scenario, set[str]]] = {
         {"ask", "gap", "stored", "late_unproven"},
     ),
     "a put elsewhere": (PUT, {*_LINE, "hits_l2"}),
+    "a value is set elsewhere": (
+        apart(reader(get), reader(get), ("setter", (set_value,)), channel=(0, 1), cuts=1, before=(get,)),
+        {*_LINE, "hits_l2"},
+    ),
     "a put by a process with an L1": (
         apart(reader(get), _UPDATER, channel=(0, 1), cuts=1),
         {*_LINE, "hits_l2", "refused"},

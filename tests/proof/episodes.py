@@ -6,9 +6,12 @@ from collections.abc import Generator
 from typing import Any
 
 from cacheaside.engine.call import Call
+from cacheaside.engine.direct import put_values
 from cacheaside.engine.many import read_many
 from cacheaside.engine.read import read
+from cacheaside.engine.replay import replay
 from cacheaside.engine.write import invalidate, put
+from cacheaside.errors import StoreUnavailable
 from tests.proof.process import Process
 from tests.proof.steps import (
     KEY,
@@ -18,6 +21,7 @@ from tests.proof.steps import (
     Episode,
     Expire,
     Note,
+    Owing,
     Scenario,
     Stale,
     Write,
@@ -27,9 +31,11 @@ Steps = Generator[Any, Any, None]
 OTHER = "ns:other"
 
 
-def check(result: int, floor: int) -> None:
-    if result < floor:
-        raise Stale(f"was told {result}, and {floor} had been acknowledged before")
+def check(result: int, floor: tuple[int, int]) -> None:
+    _, here = floor
+    if result < max(floor):
+        said = f"was told {result}, and {max(floor)} had been acknowledged before"
+        raise Stale(said, own=result < here)
 
 
 def get(process: Process) -> Steps:
@@ -71,9 +77,40 @@ def write(*, keys: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> Episode:
     return episode
 
 
+def write_once(*, keys: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> Episode:
+    """Commit a new version and invalidate it, in one attempt: what is not confirmed is owed."""
+
+    def episode(process: Process) -> Steps:
+        version = yield Write()
+        receipt = yield from invalidate(process.world, process.heard, keys, tags, timeout=0.01)
+        process.owed = version
+        yield Acknowledge(version, own=not receipt)
+
+    return episode
+
+
+def recover(process: Process) -> Steps:
+    """What the recovery thread does: while anything is owed, send it again; then all of it is known."""
+    while (yield Owing()):
+        try:
+            yield from replay(process.world, process.heard)
+        except StoreUnavailable:
+            continue
+        yield Acknowledge(process.owed)
+
+
 def update(process: Process) -> Steps:
     """``@updates``: commit a new version and make it the value of the key."""
     version, _ = yield from put(process.site, process.call(Database.update), 2.0)
+    process.owed = version
+    yield Acknowledge(version)
+
+
+def set_value(process: Process) -> Steps:
+    """Commit a new version, then ``cache.set()`` it."""
+    version = yield Write()
+    yield from put_values(process.site, [(process.call(), version)], 2.0, process.heard)
+    process.owed = version
     yield Acknowledge(version)
 
 

@@ -45,7 +45,7 @@ from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.testing.chaos import keys_of
 from tests.proof.channel import Line, Piped, encoder, pipeline, told
 from tests.proof.process import Actor, Process, server_of
-from tests.proof.steps import Acknowledge, Database, Expire, Note, Scenario, Write, merge, parts
+from tests.proof.steps import Acknowledge, Database, Expire, Note, Owing, Scenario, Write, merge, parts
 from tests.proof.words import words
 
 PARKED = 4000
@@ -64,6 +64,8 @@ class Node(Struct, frozen=True, eq=False):
     moved: bool
     kept: int | None
     stale: str
+    owing: bool
+    """Whether it owes an invalidation."""
     up: bool
     """Whether it believes to be on its line."""
     horizon: float
@@ -101,12 +103,12 @@ class Want(Struct, frozen=True, eq=False):
 class State(NamedTuple):
     """Everything at one moment; ``rows`` and ``before`` are numbers of contents of the store.
 
-    ``before`` is what a failover would bring back: of the values (and all there is, on one server), of the
-    tags. ``epochs`` are those of the servers, ``moved`` whether the values' slot has moved.
+    ``before`` is what a failover could bring back, newest first: of the values (and all there is, on one
+    server), of the tags. ``epochs`` are those of the servers, ``moved`` whether the values' slot has moved.
     """
 
     rows: int
-    before: tuple[int, ...]
+    before: tuple[tuple[int, ...], ...]
     db: int
     acknowledged: int
     epochs: tuple[int, ...]
@@ -115,15 +117,17 @@ class State(NamedTuple):
     nodes: tuple[Node, ...]
     inbox: tuple[tuple[int, int, int, Any], ...]
     """Replies that have not been read: process, actor, part of the command, reply."""
+    own: tuple[int, ...] = ()
+    """What nobody may see less of who begins in each process."""
     lines: Lines = ()
     now: int = 0
     then: tuple[int, ...] = ()
     """What had been acknowledged when each of the ticks ended that a window is long, and by now."""
 
 
-OURS = (Note, Write, Acknowledge, Load, Expire)
+OURS = (Note, Write, Acknowledge, Owing, Load, Expire)
 EVICT, FAILOVER, CANCEL, DIE, LOSE, MOVE, CUT = range(7)
-ACTS = {"step", "read", "wait", "wake", "proof", "cancel", "lose", "time_out", "die"}
+ACTS = {"step", "read", "wait", "wake", "rest", "proof", "cancel", "lose", "time_out", "die"}
 Choice = tuple[Any, ...]
 Lines = tuple[Line | None, ...]
 Rows = tuple[tuple[str, tuple[bytes, float]], ...]
@@ -153,6 +157,7 @@ class Explorer:
         self.time = 0.0
         self.halves = (0, 1) if scenario.spread else (0,)
         self.encode = encoder()
+        self.owes = any(name == "recovery" for crew in scenario.processes for name, _ in crew)
         self.store = EmbeddedStore(2**30, lambda: 0.0)
         # With an L1, what a get does between its note and its first command is others' business too.
         self._parked: OrderedDict[int, Process] = OrderedDict()
@@ -199,7 +204,7 @@ class Explorer:
                         del store[key]
             else:
                 reply = self.store.perform(command)
-                reply = tuple(reply) if type(reply) is list else reply
+                reply = hashable(reply)
             after = self.number(tuple(sorted(store.items())))
             known = self._performed[rows, command] = (after, reply)
         return known
@@ -256,8 +261,8 @@ class Explorer:
                 earlier, event = self.origins[index], entered
             node = self._nodes[key] = Node(
                 index, earlier, event, wants, process.shared, process.seen, process.moved,
-                process.l1_version(), process.stale, bool(process.listener and process.listener.up),
-                process.heard.horizon if process.heard else 0.0, process.beat_name,
+                process.l1_version(), process.stale, process.owing, process.up, process.horizon,
+                process.beat_name,
             )  # fmt: skip
         self.report.covered.update(n for n, count in process.site.counts.snapshot().items() if count)
         self.report.covered.update(process.happened)
@@ -288,7 +293,7 @@ class Explorer:
             (actor,) = process.actors
             while actor.command is not None:
                 if type(actor.command) is Note:
-                    process.reply(0, 0)
+                    process.reply(0, (0, 0))
                 elif type(actor.command) is Load:
                     process.reply(0, Loaded(0))
                 else:
@@ -298,9 +303,11 @@ class Explorer:
         crews = range(len(s.processes))
         self.origins = tuple(self._node(Process(s, i, s.clock), i, None, ()) for i in crews)
         budget = (s.evictions, s.failovers, s.cancels, s.deaths, s.losses, s.moves, s.cuts)
-        before = tuple(self.half(rows, half) for half in self.halves) if s.failovers else ()
-        self.over = tuple(Node(i, None, (), (), False, (), False, None, "", False, 0.0, b"") for i in crews)
-        state = State(rows, before, 0, 0, (0, 0, 0), False, budget, self.origins, ())
+        before = ((),) * len(self.halves) if s.failovers else ()
+        self.over = tuple(
+            Node(i, None, (), (), False, (), False, None, "", False, False, 0.0, b"") for i in crews
+        )
+        state = State(rows, before, 0, 0, (0, 0, 0), False, budget, self.origins, (), (0,) * len(crews))
         if not s.channel:
             return state
         line = Line("on", (), (), 0, s.beats)
@@ -314,23 +321,40 @@ class Explorer:
         kept = tuple(row for row in self._rows[rows] if (server_of(row[0], False) == 1) == bool(half))
         return self.number(kept)
 
-    def wrote(self, rows: int, after: int, before: tuple[int, ...]) -> tuple[int, ...]:
-        """What a failover would bring back, after a step from ``rows`` to ``after``."""
+    def wrote(
+        self, rows: int, after: int, before: tuple[tuple[int, ...], ...]
+    ) -> tuple[tuple[int, ...], ...]:
+        """What a failover could bring back, after a step from ``rows`` to ``after``."""
         if rows == after:
             return before
         halves = ((self.half(rows, half), self.half(after, half)) for half in self.halves)
-        return tuple(was if was != now else b for (was, now), b in zip(halves, before, strict=True))
+        most = self.scenario.forgets
+        return tuple(
+            (was, *past)[:most] if was != now else past
+            for (was, now), past in zip(halves, before, strict=True)
+        )
 
-    def fail_over(self, state: State, half: int) -> State:
-        """The server of this half forgets its last write, and is another one from now on."""
-        rows = self._rows[state.before[half]]
+    def fail_over(self, state: State, half: int, forgotten: int) -> State:
+        """The server of this half forgets its last writes, so many, and is another one from now on."""
+        rows = self._rows[state.before[half][forgotten - 1]]
         if self.scenario.spread:
             rows = tuple(sorted((*rows, *self._rows[self.half(state.rows, 1 - half)])))
         server = 1 if half else server_of("", state.moved)
         epochs = tuple(e + (s == server) for s, e in enumerate(state.epochs))
         budget = spent(state.budget, FAILOVER)
-        before = state.before if budget[FAILOVER] else ()
-        return state._replace(rows=self.number(rows), before=before, epochs=epochs, budget=budget)
+        before = ((),) * len(self.halves) if budget[FAILOVER] else ()
+        lines = tuple(line and line.cut() for line in state.lines)
+        state = state._replace(
+            rows=self.number(rows), before=before, epochs=epochs, budget=budget, lines=lines
+        )
+        if self.scenario.failover:  # until who has invalidated it does so again, nobody else can know
+            nodes = tuple(
+                self.follow(node, ("fail_over",)) if any(node.wants) else node for node in state.nodes
+            )
+            lines = tuple(line and line._replace(least=o) for line, o in zip(lines, state.own, strict=False))
+            then = (0,) * len(state.then)
+            state = state._replace(acknowledged=0, nodes=nodes, lines=lines, then=then)
+        return state
 
     def stored(self, rows: int, epochs: tuple[int, ...], moved: bool) -> int | None:
         """What a get from nowhere would be answered with if it is a hit."""
@@ -338,7 +362,7 @@ class Explorer:
         if known is self:
             process = Process(self.scenario, -1, self.scenario.clock)
             process.moved = moved
-            process.learn_all(epochs)
+            process.learn_all(epochs, past=True)
             flow = peek(process.site, process.call(), None)
             command = next(flow)
             try:
@@ -350,7 +374,6 @@ class Explorer:
 
     def wrong(self, state: State) -> str:
         """The broken promise in this state, if any: given, or waiting for whoever asks next."""
-        least = state.acknowledged
         for p, node in enumerate(state.nodes):
             if node.stale:
                 return node.stale
@@ -359,8 +382,9 @@ class Explorer:
             if state.lines:
                 if said := self.incoherent(state, p, node.kept):
                     return said
-            elif node.kept < least:
+            elif node.kept < (least := max(state.acknowledged, state.own[p])):
                 return f"L1 holds {node.kept}, {least} is acknowledged"
+        least = state.acknowledged
         stored = self.stored(state.rows, state.epochs, state.moved)
         if stored is not None and stored < least:
             return f"L2 holds {stored}, {least} is acknowledged"
@@ -413,6 +437,8 @@ class Explorer:
                         (moves if want.landed else later).append(
                             ("proof" if want.landed else "time_out", p, a)
                         )
+                elif kind is Owing:
+                    (moves if node.owing else later).append(("wake" if node.owing else "rest", p, a))
                 elif kind is Sleep:
                     news = not want.polled or any(
                         self.perform(rows, command)[1] != reply for command, reply in want.polled
@@ -430,8 +456,10 @@ class Explorer:
             if budget[EVICT]:
                 moves += [("evict", key) for key, _ in self._rows[rows]]
             if budget[FAILOVER]:
-                lost = [h for h in self.halves if state.before[h] != self.half(rows, h)]
-                moves += [("failover", half) for half in lost]
+                for half in self.halves:
+                    now = self.half(rows, half)
+                    past = enumerate(state.before[half], 1)
+                    moves += [("failover", half, forgotten) for forgotten, was in past if was != now]
             if budget[MOVE]:
                 moves.append(("move",))
         if state.lines:
@@ -517,15 +545,15 @@ class Explorer:
             left = tuple(row for row in self._rows[state.rows] if row[0] != choice[1])
             return state._replace(rows=self.number(left), budget=spent(budget, EVICT))
         if kind == "failover":
-            return self.fail_over(state, choice[1])
+            return self.fail_over(state, *rest)
         if kind == "move":  # with all that was acknowledged: there is nothing to forget yet
-            there = (self.half(state.rows, 0), *state.before[1:]) if budget[FAILOVER] else ()
+            there = ((), *state.before[1:]) if budget[FAILOVER] else ()
             return state._replace(before=there, moved=True, budget=spent(budget, MOVE))
         return self._happen(state, kind, *rest)
 
     def _act(self, state: State, kind: str, p: int, a: int, *rest: Any) -> State:
         """Take a step of an actor."""
-        rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox, lines, now, past = state
+        rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox, own, lines, now, past = state
         node = nodes[p]
         want: Want = node.wants[a]  # type: ignore[assignment]
         command = want.command
@@ -533,7 +561,7 @@ class Explorer:
         if kind == "step":
             command = want.parts[rest[0]]
             if type(command) is Note:
-                reply: Any = acknowledged
+                reply: Any = (acknowledged, own[p])
             elif type(command) is Write:
                 reply = db = db + 1
             elif type(command) is Load:
@@ -553,13 +581,27 @@ class Explorer:
                 if not complete or (node.shared and not self._private(node, a, reply)):
                     nodes = (*nodes[:p], node, *nodes[p + 1 :])
                     return State(
-                        rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox, lines, now, past
+                        rows,
+                        before,
+                        db,
+                        acknowledged,
+                        epochs,
+                        moved,
+                        budget,
+                        nodes,
+                        inbox,
+                        own,
+                        lines,
+                        now,
+                        past,
                     )
             node = self.follow(node, ("reply", a, reply))
         elif kind == "read":
             node = self.follow(node, ("reply", a, merged(want, mine)))
-        elif kind == "wait" or kind == "wake":
-            node = self.follow(node, ("reply", a, kind == "wait"))
+        elif kind in ("wait", "wake", "rest"):
+            node = self.follow(
+                node, ("reply", a, kind == "wait" or (kind == "wake" and type(command) is Owing))
+            )
         elif kind == "cancel":
             node, budget = self.follow(node, ("cancel", a)), spent(budget, CANCEL)
         elif kind == "lose":
@@ -575,13 +617,24 @@ class Explorer:
         if mine:
             inbox = tuple(m for m in inbox if m[0] != p or m[1] != a)
         while (then := node.wants[a] if node.wants else None) and type(then.command) is Acknowledge:
-            acknowledged = max(acknowledged, version := then.command.version)
+            version, only = then.command.version, then.command.own
+            if self.scenario.failover and (node.owing or node.seen[0] != epochs[0]):
+                only = True  # it was a server of before that has confirmed it
             node = self.follow(node, ("reply", a, None))
+            if self.owes:
+                own = (*own[:p], max(own[p], version), *own[p + 1 :])
+            if not only:
+                acknowledged = max(acknowledged, version)
             if lines:
                 past = (*past[:-1], acknowledged)
-                lines = tuple(line and line.acknowledged(version, own=q == p) for q, line in enumerate(lines))
+                lines = tuple(
+                    line.acknowledged(version, own=q == p) if line and (q == p or not only) else line
+                    for q, line in enumerate(lines)
+                )
         nodes = (*nodes[:p], node, *nodes[p + 1 :])
-        state = State(rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox, lines, now, past)
+        state = State(
+            rows, before, db, acknowledged, epochs, moved, budget, nodes, inbox, own, lines, now, past
+        )
         if type(command) is Note and then is not None and type(then.command) is Fetch and self.joins_notes:
             return self.take(state, ("step", p, a, 0))
         return self._without_idle_lines(state) if lines else state
@@ -709,6 +762,10 @@ def merged(want: Want, mine: tuple[tuple[int, int, int, Any], ...]) -> Any:
     if type(want.parts[0]) is Piped:
         return next((reply for reply in replies if reply is not None), None)
     return merge(want.command, replies)
+
+
+def hashable(reply: Any) -> Any:
+    return tuple(map(hashable, reply)) if type(reply) in (list, tuple) else reply
 
 
 def spent(budget: Any, which: int) -> Any:

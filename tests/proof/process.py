@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import Any
 
 from cacheaside.codecs import codec_for
+from cacheaside.connection import ServerFacts
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Expect, Fetch, Lock, Sleep, Spawn, Wait
 from cacheaside.engine.flights import Flight, Flights, Landed, Name
 from cacheaside.errors import StoreUnavailable
+from cacheaside.events import Events
+from cacheaside.journal import Batch, Journal, Names
 from cacheaside.keys import RawKeys
+from cacheaside.link import Link
 from cacheaside.listener import Listener
 from cacheaside.stores.memory import Entry, NearCache
+from cacheaside.urls import parse_url
 from cacheaside.world import ClusterWorld, ProcessWorld
 from tests.proof.steps import KEY, Database, Dropped, Episode, Note, Scenario, Stale, Write
 
 CODEC = codec_for(int)
+NOWHERE = parse_url("redis://nowhere")
 
 
 class Told:
@@ -65,6 +71,7 @@ def world_of(process: Process) -> World | SpreadWorld:
     else:
         world = World(keys, **options)
     world.process, world.flights = process, ToldFlights(process)
+    world.journal = ToldJournal(process)  # type: ignore[assignment]
     return world
 
 
@@ -156,6 +163,65 @@ def dead(entry: Entry) -> bool:
     return any(tag.dead for tag in entry.tags)
 
 
+class ToldJournal:
+    """A journal whose answers are on record, but for its counts: see ``since``."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.kept = Journal(lambda: 0.0, owed=process.scenario.owed)
+
+    def __getattr__(self, name: str) -> Any:
+        self.process.touch()
+        return getattr(self.kept, name)
+
+    @property
+    def change(self) -> int:
+        self.process.touch()
+        self.process.turn.changes.add(self.kept.change)
+        return self.kept.change
+
+    @property
+    def owing(self) -> bool:
+        self.process.touch()
+        return self.process.tell(("owing", self.kept.owing))[1]
+
+    def doubts(self, key: str, tags: Iterable[str], since: int) -> bool:
+        self.process.touch()
+        return self.process.tell(("doubts", self.kept.doubts(key, tags, since)))[1]
+
+    def batch(self, most: int) -> Batch:
+        self.process.touch()
+        batch = self.kept.batch(most)
+        self.process.turn.changes.add(batch.change)
+        self.process.tell(batch[:-1])
+        return batch
+
+    def settle(self, batch: Batch) -> None:
+        self.process.touch()
+        self.process.happened.add("replayed")
+        self.kept.settle(batch)
+
+    def since(self, count: int) -> Any:
+        """What was settled or is owed since this count; all else it might be asked."""
+        kept = self.kept
+        settled = sorted(name for name, number in kept._settled.items() if number > count)
+        return (count < kept._floor, *settled, *names(kept._owed, count))
+
+    def summary(self) -> Any:
+        return (names(self.kept._owed), names(self.kept._recent))
+
+
+def names(listed: Names, above: float = -1) -> tuple[tuple[str, ...], ...]:
+    tables = (listed.keys, listed.tags, listed.patterns)
+    return tuple(tuple(sorted(name for name, n in table.items() if n > above)) for table in tables)
+
+
+class Unheard(Events):
+    """What happens to the connection is nobody's business here."""
+
+    def tell(self, *_: Any) -> None: ...
+
+
 class ToldNames(dict[str, tuple[str, ...]]):
     """The late tags to prefetch; whoever asks for them is on record."""
 
@@ -188,15 +254,20 @@ class Actor:
         """The heartbeat that is to prove late tags, and what becomes of it."""
         self.sinces: list[int] = []
         """What the L1 had counted when reads began whose results are still to settle."""
+        self.changes: set[int] = set()
+        """What the journal had counted when something began that it will be asked about."""
         self.polled: tuple[tuple[Any, Any], ...] = ()
         self.dead = False
+        self.excused = False
+        """Whether, since his episode began, a server was promoted that may have forgotten something."""
 
-    def summary(self, near: ToldNear | None) -> Any:
+    def summary(self, near: ToldNear | None, journal: ToldJournal) -> Any:
         if self.command is None or self.dead:
             return None
         waited_for = state_of(self.command.flight, near) if type(self.command) is Wait else None
         asked = self.proof and (self.proof[0], self.proof[1].result() if self.proof[1].done() else None)
-        return (self.at, repr(self.told), waited_for, asked, near and tuple(map(near.since, self.sinces)))
+        counted = (near and tuple(map(near.since, self.sinces)), tuple(map(journal.since, self.changes)))
+        return (self.at, repr(self.told), waited_for, asked, counted, self.excused)
 
 
 class Process:
@@ -213,11 +284,17 @@ class Process:
         self.seen: tuple[int, ...] = (-1, -1, -1)
         """The epoch of each server that the process has seen last; none yet."""
         self.moved = False
+        self.owed = 0
+        """The newest version whose invalidation has been tried here."""
         self.first = 16 * (index + 1)
         crew = scenario.processes[index] if index >= 0 else (("before", scenario.before),)
         self.actors = [Actor(self.first + i, name, episodes) for i, (name, episodes) in enumerate(crew)]
         self.turn = self.actors[0]
         self.world = world_of(self)
+        self.link: Link | None = None
+        if scenario.failover:
+            self.link = Link(NOWHERE, self.world, scenario.failover, Unheard(None), 0)
+            self.world.journal.wake = lambda: None
         listens = index in scenario.channel
         heard = (
             ToldNear(self) if scenario.l1 or listens or (scenario.witness and not scenario.channel) else None
@@ -299,18 +376,26 @@ class Process:
     def die(self, number: int) -> None:
         self.actors[number].dead = True
 
+    def fail_over(self) -> None:
+        for actor in self.actors:
+            actor.excused = type(actor.command) is not Note
+
     def learn(self, server: int, epoch: int) -> None:
         self.seen = (*self.seen[:server], epoch, *self.seen[server + 1 :])
+        if self.link is not None:
+            self.link.learn(facts_of(epoch))
+            return
         incarnation = incarnation_of(server, epoch)
         if isinstance(self.world, SpreadWorld):
             self.world.learn_server(server, incarnation)
         else:
             self.world.learn_incarnation(incarnation)
 
-    def learn_all(self, epochs: tuple[int, ...]) -> None:
+    def learn_all(self, epochs: tuple[int, ...], *, past: bool = False) -> None:
+        """Meet each server; ``past``: and those that were there before it, one after the other."""
         for server, epoch in enumerate(epochs if self.scenario.spread else epochs[:1]):
-            if epoch >= 0:
-                self.learn(server, epoch)
+            for one in range(0 if past else max(0, epoch), epoch + 1):
+                self.learn(server, one)
 
     def move(self) -> None:
         """Told MOVED: the values are on the other server."""
@@ -364,6 +449,8 @@ class Process:
         actor = self.actors[0]
         if self.shared or len(self.actors) > 1 or actor.told or actor.dead or self.stale:
             return None
+        if self.owed or any(map(any, self.world.journal.summary())):  # type: ignore[attr-defined]
+            return None
         if len(self.world.flights) or self.site.late_names or type(actor.command) not in (Note, Write):
             return None
         return ("enter", actor.at, self.clock, self.seen, self.moved)
@@ -380,8 +467,11 @@ class Process:
                 command = actor.flow.send(None)  # type: ignore[union-attr]
             actor.command = command
         except Stale as stale:
-            actor.command = None
-            self.stale = f"{actor.name} {stale}"
+            if actor.excused and not stale.own:
+                self._next_episode(actor)
+            else:
+                actor.command = None
+                self.stale = f"{actor.name} {stale}"
         except (StopIteration, asyncio.CancelledError):
             self._next_episode(actor)
 
@@ -390,7 +480,7 @@ class Process:
         actor = Actor(self.first + number, f"spawned {number}", ())
         self.actors.append(actor)
         turn, actor.flow, actor.at = self.turn, command.flow, 0
-        actor.sinces = list(turn.sinces)
+        actor.sinces, actor.changes = list(turn.sinces), set(turn.changes)
         actor.told.append((turn.number, turn.at, *turn.told))  # what the flow was made from
         self._advance(actor, next)
         self.turn = turn
@@ -398,7 +488,8 @@ class Process:
     def _next_episode(self, actor: Actor) -> None:
         actor.at += 1
         self.turn = actor
-        actor.nonces, actor.told, actor.polled, actor.sinces = 0, [], (), []
+        actor.excused = False
+        actor.nonces, actor.told, actor.polled, actor.sinces, actor.changes = 0, [], (), [], set()
         if actor.at >= len(actor.episodes):
             actor.flow = actor.command = None
         else:
@@ -408,7 +499,9 @@ class Process:
     def summary(self) -> Any:
         near = self.heard.summary() if self.heard is not None else None
         return (
-            tuple(actor.summary(self.heard) for actor in self.actors),
+            tuple(actor.summary(self.heard, self.world.journal) for actor in self.actors),  # type: ignore[arg-type]
+            self.world.journal.summary(),  # type: ignore[attr-defined]
+            self.owed,
             self.world.flights.summary(),  # type: ignore[attr-defined]
             near,
             self.hears(),
@@ -418,6 +511,18 @@ class Process:
             self.clock,
             self.stale,
         )
+
+    @property
+    def owing(self) -> bool:
+        return self.world.journal.kept.owing  # type: ignore[attr-defined]
+
+    @property
+    def up(self) -> bool:
+        return self.listener is not None and self.listener.up
+
+    @property
+    def horizon(self) -> float:
+        return self.heard.horizon if self.heard is not None else 0.0
 
     def hears(self) -> Any:
         """All that the listener will go by."""
@@ -447,6 +552,12 @@ class Process:
                         actor.flow.send(None)
                 except (Dropped, StopIteration):
                     pass
+
+
+def facts_of(epoch: int) -> ServerFacts:
+    """A primary, and after each failover the replica that was promoted."""
+    before = f"history {epoch - 1}" if epoch else ""
+    return ServerFacts(run_id=f"server {epoch}", replid=f"history {epoch}", replid2=before, uptime=1e9)
 
 
 def incarnation_of(server: int, epoch: int) -> bytes:

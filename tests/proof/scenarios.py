@@ -15,6 +15,7 @@ from tests.proof.episodes import (
     mutate,
     reader,
     refresh,
+    set_value,
     stale_value,
     together,
     update,
@@ -99,6 +100,10 @@ EXHAUSTIVE: dict[str, tuple[Scenario, set[str]]] = {
     "an update, a reader and an invalidation": (UPDATE, {"hits_l2", "refused"}),
     "an update, a reader and an invalidation in one process with an L1": (
         together(reader(get), ("updater", (update,)), ("writer", (by_key,)), l1=True),
+        {"hits_l2", "refused"},
+    ),
+    "a value is set and read": (
+        apart(reader(get, get), ("setter", (set_value,)), evictions=1),
         {"hits_l2", "refused"},
     ),
     "two updates and a reader": (

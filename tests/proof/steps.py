@@ -11,6 +11,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cacheaside.engine.commands import Begin, Begun, Claim, Fetch, Invalidate
+from cacheaside.incarnation import FailoverMode
+from cacheaside.journal import OWED
 from cacheaside.policy import Policy, make_policy
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ Episode = Callable[["Process"], Generator[Any, Any, None]]
 
 
 class Note(Struct, frozen=True):
-    """What has been acknowledged? Reply: a version."""
+    """What has been acknowledged? Reply: a version for everybody, and one for this process."""
 
 
 class Write(Struct, frozen=True):
@@ -31,9 +33,14 @@ class Write(Struct, frozen=True):
 
 
 class Acknowledge(Struct, frozen=True):
-    """Who begins from here on must not see less than this version."""
+    """Who begins from here on must not see less than this version; ``own``: who begins in this process."""
 
     version: int
+    own: bool = False
+
+
+class Owing(Struct, frozen=True):
+    """Wait until this process owes an invalidation. Reply: False when nothing else will happen."""
 
 
 class Expire(Struct, frozen=True):
@@ -43,7 +50,14 @@ class Expire(Struct, frozen=True):
 
 
 class Stale(Exception):
-    """A get was answered with less than what had been acknowledged when it began."""
+    """A get was answered with less than what had been acknowledged when it began.
+
+    ``own``: or less than what its own process has invalidated, which no failover excuses.
+    """
+
+    def __init__(self, words: str, *, own: bool) -> None:
+        super().__init__(words)
+        self.own = own
 
 
 class Dropped(BaseException):
@@ -78,6 +92,10 @@ class Scenario:
         cuts: how often a line may break.
         beats: heartbeats that each process may send.
         ticks: how often time may go on by one; the window of L1 is ``window`` ticks.
+        failover: the mode by which a process takes a new primary for the heir of the one before; without one
+            it is just another server.
+        forgets: how many of the last writes a failover may forget.
+        owed: what the journal holds before it takes a pattern for it.
         before: episodes that are played first, at time 0; the others play at ``clock``.
     """
 
@@ -96,6 +114,9 @@ class Scenario:
     beats: int = 0
     ticks: int = 0
     window: int = 1
+    failover: FailoverMode | None = None
+    forgets: int = 1
+    owed: int = OWED
     failovers: int = 0
     cancels: int = 0
     deaths: int = 0

@@ -575,3 +575,23 @@ def test_a_server_that_was_left_and_comes_back_has_missed_what_was_dropped_elsew
         assert [mine() for _ in range(10)] == [1] * 10
         assert wait_until(lambda: theirs() == 1, BACK_WITHIN)
         assert [theirs() for _ in range(10)] == [1] * 10
+
+
+def test_what_was_put_on_a_server_that_is_gone_is_not_what_was_there_before(
+    proxy: ChaosProxy, one_server: Server
+) -> None:
+    """A put drops what was there: where the server may have lost that, it is repeated as an invalidation."""
+    row = Row()
+    with Server(one_server.kind) as other, Cache(proxy.url, failover="replay") as writer:
+        mine = row.reader(writer)
+        assert (mine(), writer.set("n:k", 0)) == (0, True)
+        proxy.target = ("127.0.0.1", other.port)
+        proxy.drop()
+        assert wait_until(lambda: writer.exists("n:k") is False and writer.set("n:other", 1))
+        row.version = 1
+        assert mine.put(1)  # type: ignore[attr-defined]
+        assert writer.set("n:k", 1)
+        proxy.target = ("127.0.0.1", one_server.port)
+        proxy.drop()
+        assert [mine() for _ in range(10)] == [1] * 10
+        assert writer.get("n:k") != 0
