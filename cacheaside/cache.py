@@ -78,6 +78,9 @@ class Cache(Operations):
         l1_max_value: payloads above this many bytes stay in L2 only.
         l1_window: the seconds that L1 may lag behind an invalidation made by another process, connected or
             not; one's own show at once. None: no L1 beside Redis. The embedded cache needs none.
+        l1_without_channel: what L1 does while invalidations by other processes cannot be heard, because
+            the line is cut or the account may not subscribe: None turns it off, a number of seconds is for
+            how long it may lag behind them then.
         l1_policy: L1's eviction policy: ``"lru"``, ``"s3fifo"``, or any class of ``cachetools``.
         max_bytes: the most bytes of the embedded store.
         max_value: payloads above this many bytes are answered and not stored.
@@ -113,6 +116,7 @@ class Cache(Operations):
         l1_max_bytes: int = 64 * 2**20,
         l1_max_value: int = 2**20,
         l1_window: Seconds | None = 1,
+        l1_without_channel: Seconds | None = None,
         l1_policy: Literal["lru", "s3fifo"] | Evict = "lru",
         max_bytes: int = 256 * 2**20,
         max_value: int = 32 * 2**20,
@@ -144,6 +148,9 @@ class Cache(Operations):
         if not callable(clock):
             raise ConfigError(f"clock must be a function such as time.time, not {clock!r}")
         evict = eviction_policy(l1_policy)
+        alone = None if l1_without_channel is None else seconds("l1_without_channel", l1_without_channel)
+        if alone is not None and l1_window is None:
+            raise ConfigError("l1_without_channel needs l1_window, which turns L1 on beside Redis")
         if url is not None and store is not None:
             raise ConfigError("give a url or a store of your own, not both")
         self.prefix = prefix
@@ -195,8 +202,9 @@ class Cache(Operations):
                     if isinstance(self.link, Link)
                     else Shards(keys, cast(ClusterStore, remote), BUCKETS, window)
                 )
-                self.channel = Channel(hub, self.near, self.world.tick, window, self.events)
-                remote.channel = self.channel
+                self.channel = remote.channel = Channel(
+                    hub, self.near, self.world.tick, window, alone, self.events
+                )
                 self.driver.notices = self.channel.expect_fill
         self.link.near = self.near
         every = None if reclaim_every is None else seconds("reclaim_every", reclaim_every)

@@ -52,6 +52,7 @@ class Channel:
         near: what is marked, cleared and believed until its ``horizon``.
         tick: seconds of a clock that never goes back and counts while the machine sleeps.
         window: seconds that L1 may lag behind an invalidation.
+        alone: seconds that L1 is believed while the channel cannot be had; None turns it off then.
         events: told when L1 may be believed from now on, when no longer, and if it never can be.
     """
 
@@ -61,6 +62,7 @@ class Channel:
         near: NearCache,
         tick: Callable[[], float],
         window: float,
+        alone: float | None = None,
         events: Events | None = None,
     ) -> None:
         self.hub = hub
@@ -69,7 +71,7 @@ class Channel:
         self._near = near
         self._tick = tick
         self.window = window
-        self.listener = Listener(near, window)
+        self.listener = Listener(near, window, alone, tick)
         self.identity = secrets.token_hex(8)
         self._lock = threading.Lock()
         renew_after_fork(self)
@@ -87,6 +89,7 @@ class Channel:
             if self._thread is not None and self._pid == os.getpid():
                 return
             self._pid = os.getpid()
+            self.listener.broken()  # until there is a line
             self._stop = threading.Event()
             self._thread = threading.Thread(target=self._work, name="cacheaside-channel", daemon=True)
             self._thread.start()
@@ -121,6 +124,11 @@ class Channel:
         return self.listener.expect_fill(key, self._tick())
 
     @property
+    def lag(self) -> float:
+        """Seconds after which no L1 of a process with these settings serves what was dropped."""
+        return max(self.window, self.listener.alone or 0.0)
+
+    @property
     def epoch(self) -> int:
         """How often this process has subscribed, that it knows of."""
         return self.listener.epoch
@@ -133,7 +141,7 @@ class Channel:
     # -- the thread
 
     def _work(self) -> None:
-        stop, pause = self._stop, PAUSE_FIRST
+        stop, pause, alone = self._stop, PAUSE_FIRST, self.listener.alone
         while not stop.is_set():
             began = self._tick()
             try:
@@ -141,12 +149,15 @@ class Channel:
             except (RedisError, OSError, CacheasideError) as error:
                 log.debug("the coherence channel broke: %s", error)
                 if isinstance(error, NoPermissionError) or missing_right(error):
-                    self._events.complain("L1", "degraded", f"L1 stays off: {error}")
+                    stays = "stays off" if alone is None else f"may lag behind other processes by {alone:g} s"
+                    self._events.complain("L1", "degraded", f"L1 {stays}: {error}")
             except Exception:
                 log.exception("the coherence channel failed")
             finally:
                 self.listener.broken()
-                if not stop.is_set():
+                if stop.is_set():
+                    self._near.horizon = 0.0
+                else:
                     self._notice()
             if self._tick() - began > 5:
                 pause = PAUSE_FIRST
@@ -182,7 +193,7 @@ class Channel:
 
     def _notice(self) -> None:
         """Say it when L1 may be believed, or may not any more."""
-        coherent = self._near.horizon > self._tick()
+        coherent = self._near.coherent(self._tick())
         if coherent != self._coherent:
             self._coherent = coherent
             if coherent:

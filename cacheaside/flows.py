@@ -220,7 +220,7 @@ class Flows:
             self.world, self.near, keys, tags, hold=hold, release=release, timeout=timeout
         )
         if barrier and self.channel is not None:
-            yield Sleep(self.channel.window)
+            yield Sleep(self.channel.lag)
         return receipt
 
     def _acknowledge(self, receipt: Receipt) -> Receipt:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Final
 
@@ -43,10 +44,20 @@ class Listener:
     Args:
         near: what is marked, cleared, and believed until its ``horizon``.
         window: seconds that L1 may lag behind an invalidation.
+        alone: seconds that L1 is believed while nothing is heard; None turns it off then.
+        tick: seconds of a clock that never goes back.
     """
 
-    def __init__(self, near: NearCache, window: float) -> None:
+    def __init__(
+        self,
+        near: NearCache,
+        window: float,
+        alone: float | None = None,
+        tick: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.window = window
+        self.alone = alone
+        self._tick = tick
         self.epoch = 0
         self.up = False
         self._near = near
@@ -80,7 +91,7 @@ class Listener:
             return False
         self._unconfirmed -= 1
         if not self._unconfirmed:
-            self._near.clear()
+            self._near.listen()
             with self._lock:
                 self.epoch += 1
                 self.up = True
@@ -134,7 +145,10 @@ class Listener:
 
     def broken(self) -> None:
         """Nothing more will be heard until the next subscription."""
-        self._near.horizon = 0.0
+        if self.alone is None:
+            self._near.horizon = 0.0
+        else:
+            self._near.live_alone(self._tick, self.alone)
         with self._lock:
             self.up = False
             proofs, self._proofs = self._proofs, {}

@@ -200,7 +200,8 @@ class Operations(Flows):
         """Drop keys and everything under tags; inside a transaction, when it has succeeded.
 
         Args:
-            barrier: wait until no process's L1 can serve what was dropped: one ``l1_window``.
+            barrier: wait until no process's L1 can serve what was dropped: one ``l1_window``, or
+                ``l1_without_channel`` where that is more.
             hold: seconds for which nothing of them may be stored again, at once even inside a
                 transaction: for sources that lag behind, such as a replica.
 

@@ -32,7 +32,7 @@ def health_of(cache: Flows) -> Health:
         away=breaker.away,
         trouble=breaker.last if breaker.open else "",
         owed=len(cache.world.journal),
-        coherent=cache.near is not None and cache.near.horizon > cache.world.tick(),
+        coherent=cache.near is not None and cache.near.coherent(cache.world.tick()),
     )
 
 
@@ -42,7 +42,7 @@ def stats_of(cache: Flows) -> dict[str, Any]:
         "namespaces": {ns: counts.snapshot() for ns, counts in list(cache.counts.items())},
         "l1": {
             "on": near is not None and cache.l1_entries > 0,
-            "coherent": near is not None and near.horizon > cache.world.tick(),
+            "coherent": near is not None and near.coherent(cache.world.tick()),
             "epoch": cache.channel.epoch if cache.channel else 0,
             "horizon_age": cache.channel.horizon_age if cache.channel else 0.0,
             "entries": len(near.entries) if near else 0,

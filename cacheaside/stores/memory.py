@@ -22,6 +22,8 @@ from cacheaside.stores.glob import matcher
 OVERHEAD: Final = 256
 """Bytes that an entry costs besides its payload: measured once, near enough for a bound."""
 MARKS: Final = 8192
+STEPS: Final = 8
+"""By what part of its stay an entry may leave too early, while nothing is heard."""
 
 
 class Tag:
@@ -42,6 +44,30 @@ class Entry:
         self.value = value
         self.until = until
         self.tags = tags
+
+
+class Alone:
+    """Times at which reads began, while nothing is heard that would end what they brought.
+
+    ``stay`` is for how many seconds that is believed, counted from when its read began.
+    """
+
+    def __init__(self, tick: Callable[[], float], stay: float) -> None:
+        self.tick = tick
+        self.stay = stay
+        self._times: deque[tuple[int, float]] = deque(maxlen=4 * STEPS)
+
+    def due(self) -> bool:
+        """Whether it is time for another number."""
+        return not self._times or self.tick() >= self._times[-1][1] + self.stay / STEPS
+
+    def note(self, count: int) -> None:
+        """From now on reads begin with this number or a later one."""
+        self._times.append((count, self.tick()))
+
+    def began(self, since: int) -> float | None:
+        """When a read with this number began, or somewhat before; None if that is long ago."""
+        return next((at for count, at in reversed(self._times) if count <= since), None)
 
 
 class NearCache:
@@ -82,6 +108,7 @@ class NearCache:
         self._heard: dict[str, float] = {}
         self._clock = clock
         self._bypassed = 0
+        self._alone: Alone | None = None
         renew_after_fork(self)
         self._horizon = math.inf
 
@@ -95,6 +122,11 @@ class NearCache:
 
     def now(self) -> int:
         """The invalidation counter; an answer may settle here if nothing it depends on is marked later."""
+        alone = self._alone
+        if alone is not None and alone.due():
+            with self._lock:
+                self._count += 1
+                alone.note(self._count)
         return self._count
 
     def get(self, key: str, now: float) -> Entry | None:
@@ -116,6 +148,11 @@ class NearCache:
         with self._lock:
             if since < self._floor or not self._unmarked((key, *map(_tag_mark, tags)), since):
                 return
+            if self._alone is not None:
+                began = self._alone.began(since)
+                if began is None:
+                    return
+                until = min(until, began + self._alone.stay)
             self._learn()
             try:
                 self._order[key] = size + OVERHEAD
@@ -189,6 +226,23 @@ class NearCache:
             self._horizon = until
             if not self._bypassed:
                 self.limit = until
+
+    def live_alone(self, tick: Callable[[], float], stay: float) -> None:
+        """Nothing is heard from now on: believe what is read for ``stay`` seconds. What there is goes."""
+        if self._alone is None:
+            self._alone = Alone(tick, stay)
+            self.clear()
+            self.horizon = math.inf
+
+    def listen(self) -> None:
+        """What is announced is heard from now on: start anew, and believe nothing before a heartbeat."""
+        self.horizon = 0.0
+        self._alone = None
+        self.clear()
+
+    def coherent(self, now: float) -> bool:
+        """Whether what others drop is heard here."""
+        return self._alone is None and self._horizon > now
 
     @property
     def size(self) -> int:
