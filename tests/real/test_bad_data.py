@@ -699,7 +699,7 @@ def test_one_cache_serves_one_event_loop_after_another(redis_url, server):
                 await cache.aclose()
 
         async def count() -> int:
-            clients = await cache.store.batcher.client.client_list()
+            clients = await cache.store.batcher.lines.client.client_list()
             await cache.aclose()
             return sum(c["name"] == "loops" for c in clients)
 
@@ -780,7 +780,7 @@ async def test_a_waiter_that_has_gone_is_not_called_in_its_closed_loop(redis_url
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await cache.aget_or_load("hot:page", asyncio.Event().wait)
-            await cache.store.batcher.client.aclose()
+            await cache.store.batcher.lines.client.aclose()
 
         leader = asyncio.create_task(asyncio.to_thread(cache.get_or_load, "hot:page", load))
         assert await asyncio.to_thread(loading.wait, PATIENCE)
