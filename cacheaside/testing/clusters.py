@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from cacheaside.testing.servers import HOST, Group, Kind, Server, free_port, settle
+from cacheaside.testing.servers import HOST, Group, Kind, Server, free_port, settle, wait_until
 
 SLOTS: Final = 16384
 
@@ -50,8 +50,12 @@ class ClusterServer(Group):
 
     def promote(self, replica: Server, *, how: str = "") -> None:
         """Have a replica take over from its primary, and wait until it has; ``how`` is FORCE or TAKEOVER."""
-        ask(replica, "CLUSTER FAILOVER", *how.split())
-        settle("the promotion", lambda: _info(replica)["role"] == "master")
+        def promoted() -> bool:
+            with suppress(RedisError):  # on a busy machine it may give up, after five seconds
+                ask(replica, "CLUSTER FAILOVER", *how.split())
+            return wait_until(lambda: _info(replica)["role"] == "master", 6)
+
+        settle("the promotion", promoted)
 
     def lag(self, replica: Server) -> None:
         """Have a replica hear no more of its primary: a password that is wrong keeps it away."""
