@@ -50,6 +50,7 @@ class ClusterServer(Group):
 
     def promote(self, replica: Server, *, how: str = "") -> None:
         """Have a replica take over from its primary, and wait until it has; ``how`` is FORCE or TAKEOVER."""
+
         def promoted() -> bool:
             with suppress(RedisError):  # on a busy machine it may give up, after five seconds
                 ask(replica, "CLUSTER FAILOVER", *how.split())

@@ -113,6 +113,6 @@ def test_nothing_is_kept_from_one_state_to_the_other(
 
 def test_it_needs_an_l1() -> None:
     with pytest.raises(ConfigError, match="l1_without_channel needs l1_window"):
-        Cache("redis://localhost", l1_without_channel=5)
+        Cache("redis://localhost", l1_window=None, l1_without_channel=5)
     with pytest.raises(ConfigError, match="l1_without_channel"):
         Cache("redis://localhost", l1_window=1, l1_without_channel=-5)
