@@ -71,6 +71,7 @@ class Versions:
 @contextmanager
 def traffic(versions: Versions, url: str, **options: Any) -> Iterator[list[BaseException]]:
     """Two threads and a loop that read, and a writer, until the block ends; what they raised."""
+    options.setdefault("l1_window", None)
     stop = threading.Event()
     errors: list[BaseException] = []
 
@@ -84,7 +85,7 @@ def traffic(versions: Versions, url: str, **options: Any) -> Iterator[list[BaseE
         return run
 
     def read() -> None:
-        with Cache(url, **options, l1_window=None) as cache:
+        with Cache(url, **options) as cache:
             row = versions.reader(cache)
             while not stop.is_set():
                 for id in IDS:
@@ -97,7 +98,7 @@ def traffic(versions: Versions, url: str, **options: Any) -> Iterator[list[BaseE
             versions.answers.append((began, id, await row(id)))
 
         async def main() -> None:
-            async with Cache(url, **options, l1_window=None) as cache:
+            async with Cache(url, **options) as cache:
                 row = versions.areader(cache)
                 while not stop.is_set():
                     await asyncio.gather(*(one(row, id) for id in IDS))
@@ -105,7 +106,7 @@ def traffic(versions: Versions, url: str, **options: Any) -> Iterator[list[BaseE
         asyncio.run(main())
 
     def write() -> None:
-        with Cache(url, invalidation_timeout=10, **options, l1_window=None) as cache:
+        with Cache(url, invalidation_timeout=10, **options) as cache:
             while not stop.is_set():
                 for id in IDS:
                     versions.write(cache, id)
