@@ -1,4 +1,8 @@
-"""``python -m examples.demo``: a social network with and without the cache, and a count of stale reads."""
+"""``python -m examples.demo``: a social network with and without the cache, and a count of stale reads.
+
+By default it is the app of ``examples/minisocial``, asked over HTTP; with ``--direct`` processes call a small
+repository of their own, which is also there with a cache made by hand.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +41,27 @@ class Unusable(Exception):
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.demo",
-        description="Several processes read and write a social network on SQLite, without a cache and with "
-        "one, and count the reads that returned what an acknowledged write had replaced.",
-        epilog="Exit code: 0; 1 if a read was stale; 2 if something went wrong; 130 after Ctrl-C.",
+        description="A social network on SQLite is read and written, without a cache and with one; reads "
+        "that returned what an acknowledged write had replaced are counted.",
+        epilog="Exit code: 0; 1 if a read was stale, or for another user; 2 if something went wrong; 130 "
+        "after Ctrl-C.",
+    )
+    parser.add_argument(
+        "--direct",
+        action="store_true",
+        help="processes call a repository, instead of an app over HTTP",
     )
     parser.add_argument(
         "--mode",
         choices=("cacheaside", "naive"),
         default="cacheaside",
-        help="naive: GET, SET and DEL by hand instead of cacheaside, to see that stale reads are seen",
+        help="naive, with --direct: GET, SET and DEL by hand instead of cacheaside, to see that stale reads "
+        "are seen",
     )
     parser.add_argument("--graph", type=Path, help="an edge list, 'a b' a line, plain or .gz")
     parser.add_argument("--redis", metavar="URL", help="a Redis or Valkey to use; default: start one")
-    parser.add_argument("--seconds", type=above(0.0), default=12.0, help="of each phase (default: 12)")
-    parser.add_argument("--workers", type=above(0), default=4, help="processes (default: 4)")
+    parser.add_argument("--seconds", type=above(0.0), default=10.0, help="of each phase (default: 10)")
+    parser.add_argument("--workers", type=above(0), help="processes (default: 2, with --direct 4)")
     parser.add_argument("--writes", type=share, default=2.0, help="per cent of the calls (default: 2)")
     parser.add_argument(
         "--load-delay",
@@ -59,7 +70,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         help="milliseconds added to each load in all phases, for SQLite is nearer than a database server is "
         "(default: 2)",
     )
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.mode == "naive" and not options.direct:
+        parser.error("--mode naive needs --direct")
+    options.workers = options.workers or (4 if options.direct else 2)
+    return options
 
 
 def above(limit: Any, *, or_equal: bool = False) -> Any:
@@ -95,9 +110,10 @@ def main(argv: list[str] | None = None) -> int:
             prefix = f"cacheaside-demo-{secrets.token_hex(4)}"
             stack.enter_context(swept(url, prefix))
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheaside-demo-"))
-            plan = prepare(options, graph, Path(directory) / "network.db", url, prefix)
-            report = Report(["uncached", options.mode], options.seconds, *describe(options, graph))
-            run(options, plan, report, console)
+            database = Path(directory) / "network.db"
+            modes = ["uncached", options.mode] if options.direct else ["off", "on"]
+            report = Report(modes, options.seconds, *describe(options, graph), http=not options.direct)
+            run(options, phases(options, graph, database, url, prefix), report, console)
     except KeyboardInterrupt:
         if report is not None and report.tallies:
             console.print(report.final())
@@ -108,7 +124,9 @@ def main(argv: list[str] | None = None) -> int:
         return BROKEN
     console.print(report.final())
     console.print(report.verdict())
-    return STALE if report.stale else FINE
+    if report.stale or report.wrong:
+        return STALE
+    return BROKEN if report.failed else FINE
 
 
 def interrupted(number: int, frame: object) -> None:
@@ -138,11 +156,46 @@ def describe(options: argparse.Namespace, graph: Graph) -> tuple[str, str]:
     return heading, note
 
 
-def run(options: argparse.Namespace, plan: Plan, report: Report, console: Console) -> None:
-    """Do the phases, showing them live on a terminal, else with a line for each."""
+Phases = AbstractContextManager[Callable[[str, Callable[[Tally], None]], Any]]
+
+
+def phases(options: argparse.Namespace, graph: Graph, database: Path, url: str, prefix: str) -> Phases:
+    """What does a phase, by its mode, and tells its counts meanwhile."""
+    if options.direct:
+        return direct(options, prepare(options, graph, database, url, prefix))
+    return over_http(options, graph, database, url, prefix)
+
+
+@contextmanager
+def direct(options: argparse.Namespace, plan: Plan) -> Iterator[Any]:
     acknowledged = Acknowledged(len(plan.users), plan.posts + MORE_POSTS)
-    with Crew(plan, options.workers, acknowledged) as crew, ExitStack() as stack:
+    with Crew(plan, options.workers, acknowledged) as crew:
         crew.ready()
+        yield lambda mode, progress: crew.run(Phase(mode, options.seconds), progress)
+
+
+@contextmanager
+def over_http(
+    options: argparse.Namespace, graph: Graph, database: Path, url: str, prefix: str
+) -> Iterator[Any]:
+    from ..minisocial import demo  # which needs FastAPI and SQLAlchemy
+
+    settings = demo.settings_for(f"sqlite:///{database}", url, prefix, options.load_delay / 1000)
+    demo.fill(settings, graph)
+    share = options.writes / 100
+
+    def phase(mode: Any, progress: Any) -> None:
+        chosen = demo.in_mode(settings, mode)
+        demo.phase(
+            chosen, graph, options.seconds, workers=options.workers, write_share=share, progress=progress
+        )
+
+    yield phase
+
+
+def run(options: argparse.Namespace, phases: Phases, report: Report, console: Console) -> None:
+    """Do the phases, showing them live on a terminal, else with a line for each."""
+    with phases as do, ExitStack() as stack:
         live: Live | None = None
         if not console.is_terminal:
             console.print(f"{len(report.modes)} phases of {options.seconds:g} s")
@@ -157,7 +210,7 @@ def run(options: argparse.Namespace, plan: Plan, report: Report, console: Consol
                 if live is not None:
                     live.update(report.live())
 
-            crew.run(Phase(mode, options.seconds), progress)
+            do(mode, progress)
             if live is None:
                 console.print(report.line(mode))
 

@@ -42,6 +42,12 @@ class Tally:
     writes: int = 0
     queries: int = 0
     stale: int = 0
+    lagging: int = 0
+    """Answers from before a write that had returned less than L1's window ago."""
+    wrong: int = 0
+    """Answers for another user than the one who asked."""
+    failed: int = 0
+    """Requests without an answer, or with one that should not be."""
     hits_l1: int = 0
     hits_l2: int = 0
     loads: int = 0
@@ -56,10 +62,14 @@ class Tally:
         return self.queries / self.reads if self.reads else 0.0
 
     @property
+    def asked(self) -> int:
+        """Values that the cache was asked for."""
+        return self.hits_l1 + self.hits_l2 + self.loads
+
+    @property
     def hit_share(self) -> float | None:
         """The share of reads answered by a cache; None without one."""
-        asked = self.hits_l1 + self.hits_l2 + self.loads
-        return (self.hits_l1 + self.hits_l2) / asked if asked else None
+        return (self.hits_l1 + self.hits_l2) / self.asked if self.asked else None
 
     def queries_saved(self, uncached: Tally) -> float:
         """How many more queries these reads would have cost at the rate of ``uncached``."""

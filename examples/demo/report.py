@@ -13,22 +13,40 @@ from rich.text import Text
 
 from .measure import Tally
 
-TITLES: Final = {"uncached": "no cache", "naive": "GET / SET / DEL", "cacheaside": "cacheaside"}
+TITLES: Final = {
+    "uncached": "no cache",
+    "naive": "GET / SET / DEL",
+    "cacheaside": "cacheaside",
+    "off": "no cache",
+    "l2": "Redis only (L2)",
+    "on": "cacheaside",
+}
 
 
 class Report:
     """The phases in their order and what was counted in each."""
 
-    def __init__(self, modes: list[str], seconds: float, heading: str, note: str = "") -> None:
+    def __init__(
+        self, modes: list[str], seconds: float, heading: str, note: str = "", *, http: bool = False
+    ) -> None:
         self.modes = modes
         self.seconds = seconds
         self.heading = heading
         self.note = note
+        self.rows = [*ROWS, *HTTP_ROWS] if http else ROWS
         self.tallies: dict[str, Tally] = {}
 
     @property
     def stale(self) -> int:
         return sum(tally.stale for tally in self.tallies.values())
+
+    @property
+    def wrong(self) -> int:
+        return sum(tally.wrong for tally in self.tallies.values())
+
+    @property
+    def failed(self) -> int:
+        return sum(tally.failed for tally in self.tallies.values())
 
     @property
     def reads(self) -> int:
@@ -47,6 +65,10 @@ class Report:
         """The last line."""
         if self.stale:
             return Text(f"STALE: {self.stale:,} of {self.reads:,} reads returned old data", "bold red")
+        if self.wrong:
+            return Text(f"WRONG: {self.wrong:,} answers were for another user", "bold red")
+        if self.failed:
+            return Text(f"{self.failed:,} requests failed", "bold red")
         return Text(f"Stale reads: 0 of {self.reads:,}", "bold green")
 
     def final(self) -> RenderableType:
@@ -67,7 +89,7 @@ class Report:
         table.add_column("", min_width=26, style="dim")
         for mode in self.modes:
             table.add_column(TITLES[mode], justify="right", min_width=16)
-        for label, cell in ROWS:
+        for label, cell in self.rows:
             style = "bold" if cell is speed else None
             table.add_row(label, *(self._cell(mode, cell) for mode in self.modes), style=style)
         table.add_section()
@@ -99,11 +121,12 @@ def speed(tally: Tally, uncached: Tally) -> str:
 
 
 def of_reads(count: Callable[[Tally], int]) -> Callable[[Tally, Tally], str]:
-    """A count of answers, and its share of all of them."""
+    """A count of values, and its share of all that were asked for: a request may ask for many."""
 
     def cell(tally: Tally, uncached: Tally) -> str:
-        share = f" ({count(tally) / tally.reads:.1%})" if tally.reads else ""
-        return "-" if tally.hit_share is None else f"{count(tally):,}{share}"
+        if tally.hit_share is None:
+            return "-"
+        return f"{count(tally):,} ({count(tally) / tally.asked:.1%})"
 
     return cell
 
@@ -126,4 +149,10 @@ ROWS: Final[list[tuple[str, Any]]] = [
     ("loaded from the database", of_reads(lambda tally: tally.loads)),
     ("database queries", lambda tally, _: f"{tally.queries:,}"),
     ("database queries saved", saved),
+]
+
+HTTP_ROWS: Final[list[tuple[str, Any]]] = [
+    ("answers less than a second behind", lambda tally, _: f"{tally.lagging:,}"),
+    ("answers for another user", lambda tally, _: f"{tally.wrong:,}"),
+    ("failed requests", lambda tally, _: f"{tally.failed:,}"),
 ]

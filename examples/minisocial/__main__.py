@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 import threading
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         "examples.minisocial.app:create_app",
         factory=True,
         port=options.port,
-        fd=options.fd,
+        timeout_keep_alive=60,
         log_level="warning" if options.fd is not None else "info",
         access_log=options.fd is None,
         timeout_graceful_shutdown=3,
@@ -44,7 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     server = uvicorn.Server(config)
     if options.fd is not None:
         threading.Thread(target=end_with_parent, args=(server,), daemon=True).start()
-    server.run()
+        # uvicorn's own fd= takes any socket for a Unix one, which then waits for more before it sends.
+        server.run(sockets=[socket.socket(fileno=options.fd)])
+    else:
+        server.run()
     return 0 if server.started else 2
 
 

@@ -41,7 +41,11 @@ class Services:
         window = settings.l1_window if settings.mode == "on" and shared else None
         # An invalidation that Redis did not acknowledge is an error, since the writer is told that it was.
         self.cache = Cache(
-            settings.redis, prefix=settings.prefix, l1_window=window, on_unacknowledged="raise"
+            settings.redis,
+            prefix=settings.prefix,
+            l1_window=window,
+            timeout=settings.timeout,
+            on_unacknowledged="raise",
         )
         self.sessions = SessionStore(self.cache, ttl=86400, absolute_ttl=2592000, type=Login)
         self.cookie = SessionCookie(self.sessions)

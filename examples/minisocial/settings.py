@@ -24,6 +24,8 @@ class Settings:
     """Seconds that one process's memory may lag behind what another has changed."""
     delay: float = 0.0
     """Seconds added to each load, for SQLite is nearer than a database server is."""
+    timeout: float = 1.0
+    """Seconds that a call waits for Redis."""
     warm: float = 1800.0
     """Seconds between two rounds of warming; 0: none."""
     refresh_grace: float = 10.0

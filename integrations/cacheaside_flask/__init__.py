@@ -17,11 +17,13 @@ try:
     from werkzeug.local import LocalProxy
 
     from cacheaside_flask.console import console
+    from cacheaside_flask.limits import limited
     from cacheaside_flask.responses import app_cache, cache_response
+    from cacheaside_flask.sessions import StoreSessions
 except ModuleNotFoundError as error:
     raise ImportError("cacheaside_flask needs Flask: pip install 'cacheaside[flask]'") from error
 
-__all__ = ["CacheAside", "cache_response", "console", "current_cache"]
+__all__ = ["CacheAside", "StoreSessions", "cache_response", "console", "current_cache", "limited"]
 
 NAME: Final = "cacheaside"
 PREFIX: Final = "CACHEASIDE_"

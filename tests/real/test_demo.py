@@ -26,7 +26,7 @@ ARGUMENTS = ["--writes", "15", "--load-delay", "10", "--seconds", "1.5"]
 def command(tmp_path: Path) -> list[str]:
     edges = tmp_path / "friends.txt"
     edges.write_text("".join(f"{a} {b}\n" for a in range(6) for b in range(a)))
-    return [sys.executable, "-m", "examples.demo", "--graph", str(edges), *ARGUMENTS]
+    return [sys.executable, "-m", "examples.demo", "--direct", "--graph", str(edges), *ARGUMENTS]
 
 
 @pytest.fixture
