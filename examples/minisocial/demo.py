@@ -112,6 +112,7 @@ async def loaded(
     await generator.run(seconds, rate, tick)
     after = await counted(plan.ports, admin)
     tally.queries = after["queries"] - before["queries"]
+    tally.cpu = (after["cpu"] - before["cpu"]) / 1e6
     for name in ("hits_l1", "hits_l2", "loads"):
         setattr(tally, name, after[name] - before[name])
     tick()

@@ -46,6 +46,8 @@ class Plan:
 
 @dataclass
 class LoadTally(Tally):
+    cpu: float = 0.0
+    """Seconds that the workers' processors worked, whatever else the machine did."""
     unserved: int = 0
     """Were due, and not begun when time was up."""
     first_problem: str = ""

@@ -90,9 +90,9 @@ class Site:
 
 def table(rows: Sequence[Row]) -> str:
     lines = [
-        "| | asked for, a second | reads answered, a second | p50 | p99 | hits | queries a read | within the "
-        "window | stale | wrong user | failed |",
-        "| --- " + "| ---: " * 10 + "|",
+        "| | due, a second | reads answered, a second | p50 | p99 | CPU a request | hits | queries a read | "
+        "within the window | stale | wrong user | failed |",
+        "| --- " + "| ---: " * 11 + "|",
     ]
     for row in rows:
         it = row.tally
@@ -102,6 +102,7 @@ def table(rows: Sequence[Row]) -> str:
             f"{it.reads_per_second:,.0f}",
             ms(it.times.quantile(0.5)),
             ms(it.times.quantile(0.99)),
+            ms(it.cpu / max(1, it.reads + it.writes)),
             "-" if row.mode == "off" or it.hit_share is None else f"{it.hit_share:.0%}",
             f"{it.queries_per_read:.2f}",
             f"{it.lagging:,}",
