@@ -1,4 +1,4 @@
-"""The same repositories under Flask, a few routes of it: ``flask --app examples.minisocial.flask_app run``."""
+"""The same repositories under Flask, a few routes: ``flask --app examples.minisocial.flask_app run``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         """Fields of the body, all of them texts."""
         body = request.get_json()
         given = [body.get(name) for name in names] if isinstance(body, dict) else [None]
-        return given if all(isinstance(one, str) and len(one) <= 5000 for one in given) else abort(422)
+        texts = [one for one in given if isinstance(one, str) and len(one) <= 5000]
+        return texts if len(texts) == len(names) else abort(422)
 
     def there(value: Any) -> Any:
         return abort(404) if value is None else value
