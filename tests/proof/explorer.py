@@ -29,261 +29,46 @@ from __future__ import annotations
 
 import gc
 import random
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, NamedTuple
-
-from msgspec import Struct
+from typing import Any
 
 from cacheaside.engine.commands import Confirm, Fetch, Load, Loaded, Sleep, Wait
-from cacheaside.engine.read import peek
-from cacheaside.entry import SLOT_HELD, TAG_HELD, Held, holds, is_hold, pack_holds, parse
-from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.testing.chaos import keys_of
-from tests.proof.channel import Line, Piped, encoder, pipeline, told
-from tests.proof.process import Actor, Process, server_of
-from tests.proof.steps import Acknowledge, Database, Expire, Note, Owing, Scenario, Write, merge, parts
+from tests.proof.channel import Line, told
+from tests.proof.process import Process
+from tests.proof.states import (
+    CANCEL,
+    DIE,
+    EVICT,
+    FAILOVER,
+    LOSE,
+    MOVE,
+    Choice,
+    Node,
+    Report,
+    State,
+    Want,
+    merged,
+    spent,
+)
+from tests.proof.steps import Acknowledge, Database, Expire, Note, Owing, Write
+from tests.proof.told import server_of
+from tests.proof.weather import Weather
 from tests.proof.words import words
 
-PARKED = 4000
-"""Processes that are kept where they are, to go on from there."""
-
-
-class Node(Struct, frozen=True, eq=False):
-    """A state of a process: what its actors want, and how to get there again."""
-
-    index: int
-    earlier: Node | None
-    event: tuple[Any, ...]
-    wants: tuple[Want | None, ...]
-    shared: bool
-    seen: tuple[int, ...]
-    moved: bool
-    kept: int | None
-    stale: str
-    owing: bool
-    """Whether it owes an invalidation."""
-    up: bool
-    """Whether it believes to be on its line."""
-    horizon: float
-    beat: bytes
-    """The name of the heartbeat that it has sent last."""
-
-    def path(self) -> list[tuple[Any, ...]]:
-        events: list[tuple[Any, ...]] = []
-        node: Node = self
-        while node.earlier is not None:
-            events.append(node.event)
-            node = node.earlier
-        return events[::-1]
-
-
-class Want(Struct, frozen=True, eq=False):
-    """What an actor wants done, or that he has a reply to read."""
-
-    name: str
-    command: Any
-    parts: tuple[Any, ...]
-    """What the command falls into in a cluster, else (command,)."""
-    asked: bool
-    """Whether the proof that it wants has been asked for."""
-    landed: bool
-    polled: tuple[tuple[Any, Any], ...]
-    begun: bool
-
-    def asks(self) -> Any:
-        """What two actors who were told the same must agree on."""
-        kind = type(self.command)
-        return (kind, kind in (Load, Wait, Sleep) or self.command, self.asked, self.landed, self.polled)
-
-
-class State(NamedTuple):
-    """Everything at one moment; ``rows`` and ``before`` are numbers of contents of the store.
-
-    ``before`` is what a failover could bring back, newest first: of the values (and all there is, on one
-    server), of the tags. ``epochs`` are those of the servers, ``moved`` whether the values' slot has moved.
-    """
-
-    rows: int
-    before: tuple[tuple[int, ...], ...]
-    db: int
-    acknowledged: int
-    epochs: tuple[int, ...]
-    moved: bool
-    budget: tuple[int, ...]
-    nodes: tuple[Node, ...]
-    inbox: tuple[tuple[int, int, int, Any], ...]
-    """Replies that have not been read: process, actor, part of the command, reply."""
-    own: tuple[int, ...] = ()
-    """What nobody may see less of who begins in each process."""
-    lines: Lines = ()
-    now: int = 0
-    then: tuple[int, ...] = ()
-    """What had been acknowledged when each of the ticks ended that a window is long, and by now."""
-
-
 OURS = (Note, Write, Acknowledge, Owing, Load, Expire)
-EVICT, FAILOVER, CANCEL, DIE, LOSE, MOVE, CUT = range(7)
 ACTS = {"step", "read", "wait", "wake", "rest", "proof", "cancel", "lose", "time_out", "die"}
-Choice = tuple[Any, ...]
-Lines = tuple[Line | None, ...]
-Rows = tuple[tuple[str, tuple[bytes, float]], ...]
 
 
 class Violation(Exception):
     """A stale answer, with the schedule that leads to it."""
 
 
-@dataclass
-class Report:
-    states: int = 0
-    schedules: int = 0
-    answers: int = 0
-    covered: set[str] = field(default_factory=set)
-
-    def __str__(self) -> str:
-        return f"{self.states} states, {self.schedules} schedules, {self.answers} computed answers"
-
-
-class Explorer:
+class Explorer(Weather):
     """The schedules of one scenario."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
-        self.report = Report()
-        self.time = 0.0
-        self.halves = (0, 1) if scenario.spread else (0,)
-        self.encode = encoder()
-        self.owes = any(name == "recovery" for crew in scenario.processes for name, _ in crew)
-        self.store = EmbeddedStore(2**30, lambda: 0.0)
-        # With an L1, what a get does between its note and its first command is others' business too.
-        self._parked: OrderedDict[int, Process] = OrderedDict()
-        self.joins_notes = not (scenario.l1 or scenario.witness or scenario.cluster or scenario.channel)
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop all that was computed before; long random runs do so now and then."""
-        self._clear()
-        self._rows: list[Rows] = []
-        self._numbers: dict[Rows, int] = {}
-        self._performed: dict[tuple[int, Any], tuple[int, Any]] = {}
-        self._nodes: dict[Any, Node] = {}
-        self._next: dict[tuple[Any, ...], Node] = {}
-        self._alone: set[tuple[Any, ...]] = set()
-        self._stored: dict[Any, Any] = {}
-        self.start = self._start()
-
-    # -- remembered answers of stores and processes
-
-    def number(self, rows: Rows) -> int:
-        number = self._numbers.setdefault(rows, len(self._rows))
-        if number == len(self._rows):
-            self._rows.append(rows)
-        return number
-
-    def perform(self, rows: int, command: Any) -> tuple[int, Any]:
-        """What the store holds after a command, and its reply."""
-        known = self._performed.get((rows, command))
-        if known is None:
-            store = self.store._rows
-            store.clear()
-            store.update(self._rows[rows])
-            if type(command) is Expire:
-                reply = None
-                for key, (raw, end) in self._rows[rows]:
-                    prefix = SLOT_HELD if type(parse(raw)) is Held else TAG_HELD if is_hold(raw) else b""
-                    left = (
-                        [one for one in holds(raw[len(prefix) :]) if one[0] != command.name] if prefix else []
-                    )
-                    if left:
-                        store[key] = (prefix + pack_holds(left), end)
-                    elif prefix:
-                        del store[key]
-            else:
-                reply = self.store.perform(command)
-                reply = hashable(reply)
-            after = self.number(tuple(sorted(store.items())))
-            known = self._performed[rows, command] = (after, reply)
-        return known
-
-    def follow(self, node: Node, event: tuple[Any, ...]) -> Node:
-        """The state of a process after an event: the parked process goes on, or one runs again to there."""
-        at = (id(node), *event)
-        known = self._next.get(at)
-        if known is None:
-            process = self._parked.pop(id(node), None)
-            if process is None:
-                process = Process(self.scenario, node.index, self.scenario.clock)
-                for earlier in node.path():
-                    process.happen(earlier)
-            process.happen(event)
-            if not process.touched:
-                self._alone.add(at)
-            known = self._node(process, node.index, node, event)
-            if known.kept is None and not known.stale and not any(known.wants):
-                known = self.over[node.index]
-            self._next[at] = known
-            self.report.answers += 1
-        return known
-
-    def _park(self, node: Node, process: Process) -> None:
-        """Whoever follows this node first goes on with this process."""
-        if self._parked.setdefault(id(node), process) is not process:
-            process.end()
-        elif len(self._parked) > PARKED:
-            self._parked.popitem(last=False)[1].end()
-
-    def _clear(self) -> None:
-        while self._parked:
-            self._parked.popitem()[1].end()
-
-    def _private(self, node: Node, actor: int, reply: Any) -> bool:
-        """Whether reading this reply concerns nobody else, so that it may as well be read at once."""
-        if self.scenario.cancels or self.scenario.impatient or self.scenario.failovers:
-            return False
-        self.follow(node, ("reply", actor, reply))
-        return (id(node), "reply", actor, reply) in self._alone
-
-    def _node(self, process: Process, index: int, earlier: Node | None, event: tuple[Any, ...]) -> Node:
-        key = (index, process.summary())
-        node = self._nodes.get(key)
-        wants = tuple(map(self._want, process.actors))
-        if node is not None:
-            alike = [one.asks() if one else None for one in wants]
-            there = [one.asks() if one else None for one in node.wants]
-            assert alike == there, f"one state, different wishes: {alike} and {there}"
-        else:
-            entered = process.entered()
-            if earlier is not None and entered is not None:
-                earlier, event = self.origins[index], entered
-            node = self._nodes[key] = Node(
-                index, earlier, event, wants, process.shared, process.seen, process.moved,
-                process.l1_version(), process.stale, process.owing, process.up, process.horizon,
-                process.beat_name,
-            )  # fmt: skip
-        self.report.covered.update(n for n, count in process.site.counts.snapshot().items() if count)
-        self.report.covered.update(process.happened)
-        self._park(node, process)
-        return node
-
-    def _want(self, actor: Actor) -> Want | None:
-        command = actor.command
-        if command is None or actor.dead:
-            return None
-        split = (command,)
-        if self.scenario.cluster:
-            split = parts(command)
-        elif self.scenario.channel:
-            split = pipeline(self.encode, command)
-        landed = type(command) is Wait and command.flight.done.done()
-        if actor.proof is not None:
-            landed = actor.proof[1].done()
-        return Want(
-            actor.name, command, split, actor.proof is not None, landed, actor.polled, bool(actor.told)
-        )
 
     def _start(self) -> State:
         rows = self.number(())
@@ -313,13 +98,6 @@ class Explorer:
         line = Line("on", (), (), 0, s.beats)
         lines = tuple(line if i in s.channel else None for i in range(len(s.processes)))
         return state._replace(lines=lines, then=(0,) * (s.window + 1))
-
-    def half(self, rows: int, half: int) -> int:
-        """What the values' server holds, or that of the tags; on one server it is the same."""
-        if not self.scenario.spread:
-            return rows
-        kept = tuple(row for row in self._rows[rows] if (server_of(row[0], False) == 1) == bool(half))
-        return self.number(kept)
 
     def wrote(
         self, rows: int, after: int, before: tuple[tuple[int, ...], ...]
@@ -356,22 +134,6 @@ class Explorer:
             state = state._replace(acknowledged=0, nodes=nodes, lines=lines, then=then)
         return state
 
-    def stored(self, rows: int, epochs: tuple[int, ...], moved: bool) -> int | None:
-        """What a get from nowhere would be answered with if it is a hit."""
-        known = self._stored.get((rows, epochs, moved), self)
-        if known is self:
-            process = Process(self.scenario, -1, self.scenario.clock)
-            process.moved = moved
-            process.learn_all(epochs, past=True)
-            flow = peek(process.site, process.call(), None)
-            command = next(flow)
-            try:
-                while True:
-                    command = flow.send(self.perform(rows, command)[1])
-            except StopIteration as stop:
-                known = self._stored[rows, epochs, moved] = stop.value
-        return known
-
     def wrong(self, state: State) -> str:
         """The broken promise in this state, if any: given, or waiting for whoever asks next."""
         for p, node in enumerate(state.nodes):
@@ -388,25 +150,6 @@ class Explorer:
         stored = self.stored(state.rows, state.epochs, state.moved)
         if stored is not None and stored < least:
             return f"L2 holds {stored}, {least} is acknowledged"
-        return ""
-
-    def incoherent(self, state: State, p: int, kept: int) -> str:
-        """The broken promise of an L1 beside Redis, if any.
-
-        It never holds less than what its process has been told of; and while it is believed, no less than
-        what had been acknowledged a window ago, whatever its process has been told.
-        """
-        node, line = state.nodes[p], state.lines[p]
-        assert line is not None
-        believed = state.now < node.horizon
-        if believed:
-            self.report.covered.add("l1")
-            if kept < state.acknowledged:
-                self.report.covered.add("l1_behind")
-        if node.up and kept < line.least:
-            return f"L1 of {p} holds {kept}, and {line.least} has been heard of"
-        if believed and kept < state.then[0]:
-            return f"L1 of {p} is believed and holds {kept}, {state.then[0]} was acknowledged a window ago"
         return ""
 
     # -- what may happen next
@@ -465,76 +208,6 @@ class Explorer:
         if state.lines:
             moves += self._weather(state)
         return moves
-
-    def _weather(self, state: State) -> list[Choice]:
-        """What may happen to the lines, and to time."""
-        moves: list[Choice] = []
-        done = written(state)
-        for p, line in enumerate(state.lines):
-            if line is None:
-                continue
-            up = state.nodes[p].up
-            if line.status == "on" and state.budget[CUT] and (line.queue or line.flying or not done):
-                moves.append(("cut", p))
-            elif line.status == "asked":
-                moves.append(("admit", p))
-            elif line.status == "cut":
-                moves += [("notice", p), ("again", p)] if up else [("subscribe", p)]
-            if up and line.beats:
-                moves.append(("beat", p))
-            moves += [("carry", p, name) for name in line.flying]
-        if state.now < self.scenario.ticks:
-            moves.append(("tick",))
-        return moves
-
-    def _happen(self, state: State, kind: str, *rest: Any) -> State:
-        """Take a step of the lines or of time."""
-        self.report.covered.add(kind)
-        if kind == "tick":
-            return state._replace(now=state.now + 1, then=(*state.then[1:], state.then[-1]))
-        p, *_ = rest
-        node, line, budget = state.nodes[p], state.lines[p], state.budget
-        assert line is not None
-        if kind == "hear":
-            event, _ = line.queue[0]
-            node, line = self.follow(node, (*event, float(state.now))), line.heard()
-            if event == ("confirmed",) and not node.up:
-                self.report.covered.add("gap")
-                line = line.cut()  # it was not asked for: the process leaves this line and takes another
-        elif kind == "cut":
-            line, budget = line.cut(), spent(budget, CUT)
-        elif kind == "notice":
-            node = self.follow(node, ("broken",))
-        elif kind == "subscribe":
-            node, line = self.follow(node, ("subscribing",)), line._replace(status="asked")
-        elif kind in ("admit", "again"):  # again: by the client itself, and the process knows nothing of it
-            line = line.subscribed(state.acknowledged)
-        elif kind == "beat":
-            node = self.follow(node, ("beat", float(state.now)))
-            line = line._replace(flying=(*line.flying, node.beat), beats=line.beats - 1)
-        elif kind == "carry":
-            left = tuple(name for name in line.flying if name != rest[1])
-            line = line._replace(flying=left).published("returned", rest[1])
-        elif kind == "ask":
-            node = self.follow(node, ("ask", rest[1]))
-            line = line.published("returned", node.beat)
-        after = state._replace(
-            nodes=(*state.nodes[:p], node, *state.nodes[p + 1 :]),
-            lines=(*state.lines[:p], line, *state.lines[p + 1 :]),
-            budget=budget,
-        )
-        return self._without_idle_lines(after)
-
-    def _without_idle_lines(self, state: State) -> State:
-        """Nothing matters any more to a process that does nothing and whose L1 holds nothing that may age."""
-        done = written(state)
-        nodes, lines = list(state.nodes), list(state.lines)
-        for p, (node, line) in enumerate(zip(state.nodes, state.lines, strict=True)):
-            if line is None or any(node.wants) or node.stale:
-                continue
-            if node.kept is None or (done and node.kept == state.db):
-                nodes[p], lines[p] = self.over[p], None
-        return state._replace(nodes=tuple(nodes), lines=tuple(lines))
 
     def take(self, state: State, choice: Choice) -> State:
         kind, *rest = choice
@@ -639,17 +312,6 @@ class Explorer:
             return self.take(state, ("step", p, a, 0))
         return self._without_idle_lines(state) if lines else state
 
-    def _serve(self, rows: int, lines: Lines, command: Any) -> tuple[int, Lines, Any]:
-        """What the store holds after a command, or a part of one, what is on the lines, and its reply."""
-        if type(command) is not Piped:
-            return (after := self.perform(rows, command))[0], lines, after[1]
-        reply = None
-        if command.command is not None:
-            rows, reply = self.perform(rows, command.command)
-        if command.message:
-            lines = tuple(line and line.published("announced", command.message) for line in lines)
-        return rows, lines, reply
-
     def _connected(self, node: Node, command: Any, epochs: tuple[int, ...], moved: bool) -> Node:
         """A new connection learns whose server it is before it carries anything."""
         server = 0
@@ -747,26 +409,3 @@ class Explorer:
         name, what = f"{want.name} {rest[0]}.{rest[1]}", type(want.command).__name__
         known = f"db={after.db} acknowledged={after.acknowledged}"
         return f"{name:12} {kind:8} {what:11} {known} | {shown}"
-
-
-def written(state: State) -> bool:
-    """Whether nobody is left who writes or invalidates."""
-    return not any(want and want.name != "reader" for node in state.nodes for want in node.wants)
-
-
-def merged(want: Want, mine: tuple[tuple[int, int, int, Any], ...]) -> Any:
-    """The reply to a command from the replies to its parts."""
-    replies = [reply for _, _, _, reply in mine]
-    if len(replies) == 1:
-        return replies[0]
-    if type(want.parts[0]) is Piped:
-        return next((reply for reply in replies if reply is not None), None)
-    return merge(want.command, replies)
-
-
-def hashable(reply: Any) -> Any:
-    return tuple(map(hashable, reply)) if type(reply) in (list, tuple) else reply
-
-
-def spent(budget: Any, which: int) -> Any:
-    return (*budget[:which], budget[which] - 1, *budget[which + 1 :])

@@ -16,7 +16,6 @@ from cacheaside.entry import NONCE, Marker, Value, is_token, pack_tags, unpack_t
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
 from tests.proof.explorer import Explorer, Violation
-from tests.proof.process import SpreadWorld, World
 from tests.proof.scenarios import (
     APART,
     BESIDE,
@@ -33,6 +32,7 @@ from tests.proof.scenarios import (
     UPDATE,
 )
 from tests.proof.steps import Scenario
+from tests.proof.told import SpreadWorld, World
 
 Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]
