@@ -229,12 +229,12 @@ class Cache(Operations):
 
     # -- what decorated functions need
 
-    def site(self, policy: Policy, codec: ValueCodec) -> Site:
-        """A call site of this cache; its counters appear in ``stats()``."""
+    def site(self, policy: Policy, codec: ValueCodec, app: str = "") -> Site:
+        """A call site of this cache, of a function of ``app``; its counters appear in ``stats()``."""
         self.listen()
         near = self.near if policy.l1 and self.l1_entries else None
         keeps = policy.l2 or (self.channel is None and self.near is not None)
-        site = Site(self.world, policy, codec, near, self.near, keeps=keeps)
+        site = Site(self.world, policy, codec, near, self.near, keeps=keeps, app=app)
         # By namespace: a function that is gone, such as one made in a loop, leaves its counts and no more.
         site.counts = self.counts.setdefault(policy.ns, site.counts)
         self.codecs[codec.schema] = codec

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError, RedisError
 
+from cacheaside.advice import no_channel
 from cacheaside.errors import CacheasideError
 from cacheaside.events import Events
 from cacheaside.fork import renew_after_fork
@@ -78,6 +79,8 @@ class Channel:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self.trouble: Exception | None = None
+        """Why the line broke the last time, until it is whole again."""
 
     # -- lifetime
 
@@ -147,6 +150,9 @@ class Channel:
             try:
                 self._listen(stop)
             except (RedisError, OSError, CacheasideError) as error:
+                self.trouble = error
+                if isinstance(error, NoPermissionError):
+                    no_channel(error)
                 log.debug("the coherence channel broke: %s", error)
                 if isinstance(error, NoPermissionError) or missing_right(error):
                     stays = "stays off" if alone is None else f"may lag behind other processes by {alone:g} s"
@@ -176,6 +182,7 @@ class Channel:
             while not listener.up:
                 if self._tick() > until or stop.is_set() or not self._hear(lines, 0.1):
                     return
+            self.trouble = None
             next_beat, began = 0.0, self._tick()
             while not stop.is_set():
                 now = self._tick()

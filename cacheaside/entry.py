@@ -51,6 +51,9 @@ _opening = struct.Struct(">3sB12s8sI")
 _rest = struct.Struct(">dfdd8sBII")
 _length = struct.Struct(">H")
 
+GLANCE: Final = _value.size
+"""So many bytes of a slot tell when it was made and when it ends."""
+
 
 class Marker(NamedTuple):
     """A placeholder (somebody is loading) or a claim (somebody puts a value of his own)."""
@@ -135,6 +138,28 @@ def parse(raw: bytes | None) -> Slot:
     if kind != PLACEHOLDER and kind != CLAIM:
         return Broken(raw)
     return Marker(kind, nonce, inc, start, digest)
+
+
+class Glance(NamedTuple):
+    """What the first bytes of a slot tell, without tags and payload; times are 0 where it has none."""
+
+    kind: int
+    start: float = 0.0
+    cost: float = 0.0
+    soft: float = 0.0
+    hard: float = 0.0
+
+
+def glance(opening: bytes) -> Glance | None:
+    """What stands in a slot that begins with these bytes, ``GLANCE`` of them; None: nothing of ours."""
+    if opening[:3] != MAGIC or len(opening) < 4:
+        return None
+    if opening[3] == VALUE and len(opening) >= GLANCE:
+        _, kind, _, _, _, start, cost, soft, hard, *_ = _value.unpack_from(opening)
+        return Glance(kind, start, cost, soft, hard)
+    if opening[3] in (PLACEHOLDER, CLAIM) and len(opening) >= _marker.size:
+        return Glance(opening[3], _marker.unpack_from(opening)[4])
+    return Glance(opening[3])
 
 
 def pack_value(

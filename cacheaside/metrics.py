@@ -61,6 +61,11 @@ def observe(cache: Cache) -> None:
         _make()
 
 
+def every_cache() -> list[Cache]:
+    """The caches of this process."""
+    return list(_caches)
+
+
 def _make() -> None:
     global _made
     _made = True

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from cacheaside.advice import app_of, binding
 from cacheaside.codecs import Undefined, ValueCodec, codec_for, return_annotation
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Flow
@@ -103,7 +104,9 @@ class Plan:
                     cache = self.source()
                     cache.bound_here.add(self)
                     if self.source() is cache:  # else configure() came in between, and may have missed us
-                        bound = self._bound = (cache, cache.site(self.policy(cache), self.codec))
+                        site = cache.site(self.policy(cache), self.codec, app_of(self.fn))
+                        bound = self._bound = (cache, site)
+                        binding(cache, self.fn, self._options.policy.get("l1"), site)
         return bound
 
     def is_bound(self, bound: object) -> bool:

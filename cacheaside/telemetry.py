@@ -43,15 +43,21 @@ _asked = 0
 
 def tracer() -> Tracer | None:
     """The tracer, once a provider has been set; there is no other way to ask whether anybody listens."""
-    global _tracer, _asked
+    global _asked
     if _tracer is None:
         _asked += 1
         if _asked % EVERY:
             return None
-        kind = type(trace.get_tracer_provider())
-        if (kind.__module__, kind.__name__) != ("opentelemetry.trace", "ProxyTracerProvider"):
-            _tracer = trace.get_tracer("cacheaside", version())
+        look()
     return _tracer
+
+
+def look() -> None:
+    """Look now whether a provider has been set."""
+    global _tracer
+    kind = type(trace.get_tracer_provider())
+    if (kind.__module__, kind.__name__) != ("opentelemetry.trace", "ProxyTracerProvider"):
+        _tracer = trace.get_tracer("cacheaside", version())
 
 
 # Made with the API's meter, which hands everything on to a provider that is set later.

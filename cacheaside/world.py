@@ -11,7 +11,9 @@ from collections.abc import Callable, Container, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cacheaside.advice import grown
 from cacheaside.compression import pack, unpack
+from cacheaside.engine.commands import Flow
 from cacheaside.engine.flights import Flights
 from cacheaside.entry import NO_INCARNATION, NONCE
 from cacheaside.fork import renew_after_fork
@@ -117,6 +119,9 @@ class ProcessWorld:
             self._extended.clear()
         self._extended[token] = until
         return True
+
+    def grown(self, site: Site, stored: int) -> Flow[None] | None:
+        return grown(self, site, stored)
 
     def bad_data(self, site: Site, key: str, reason: str) -> None:
         """Count trouble with an entry and say it once: the caller gets a miss, never an exception."""

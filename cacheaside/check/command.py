@@ -69,8 +69,10 @@ def check(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each check.")] = False,
 ) -> None:
-    """Look for stale answers: processes read and write a versioned table through the cache, and every answer
-    is held against what had been acknowledged when its call began.
+    """Look for stale answers, while things go wrong.
+
+    Processes read and write a versioned table through the cache, and every answer is held against what had
+    been acknowledged when its call began.
 
     Exit code: 0 if all is well; 1 if an answer was stale, a call raised or took too long, or something was
     left open; 2 if the check could not run or has shown nothing; 130 after Ctrl-C.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
+from cacheaside.engine.commands import Flow
 from cacheaside.engine.flights import Flights
 from cacheaside.keys import RawKeys, tag_name
 from cacheaside.policy import Policy, Seconds, seconds
@@ -81,12 +82,15 @@ class World(Protocol):
     def accepts_tag(self, incarnation: bytes, tag: str) -> bool: ...
     def extend(self, token: str, needed: float, until: float) -> bool: ...
     def bad_data(self, site: Site, key: str, reason: str) -> None: ...
+    def grown(self, site: Site, stored: int) -> Flow[None] | None:
+        """Told at every power of two how many results were stored; what is to be done beside that."""
+        ...
 
 
 class Site:
     """All that is known about a decorated function once it is bound to a cache."""
 
-    __slots__ = ("codec", "counts", "keeps", "late_names", "near", "policy", "witness", "world")
+    __slots__ = ("app", "codec", "counts", "keeps", "late_names", "near", "policy", "witness", "world")
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class Site:
         witness: Near | None = None,
         *,
         keeps: bool = True,
+        app: str = "",
     ) -> None:
         self.world = world
         self.policy = policy
@@ -106,6 +111,8 @@ class Site:
         """What has heard of every invalidation in this process, whether or not results stay in L1."""
         self.keeps = keeps
         """False: kept out of L2, and there is no other store here: calls load and store nothing."""
+        self.app = app
+        """Whose function it is: the name of its package; "" for direct operations."""
         self.counts = Counts()
         self.late_names: dict[str, tuple[str, ...]] = {}
 

@@ -21,6 +21,7 @@ from cacheaside.engine.commands import (
     Fill,
     Flow,
     Release,
+    Spawn,
 )
 from cacheaside.engine.flights import Flight, Landed
 from cacheaside.engine.look import (
@@ -206,7 +207,9 @@ def commit(site: Site, batch: Sequence[Ready]) -> Flow[tuple[bool, ...]]:
     done: tuple[bool, ...] = yield Commit(fills, tuple(extend.items()), tuple(index), notify)
     for ready, stored in zip(batch, done, strict=True):
         if stored:
-            counts.stored += 1
+            n = counts.stored = counts.stored + 1
+            if not n & (n - 1) and (asked := world.grown(site, n)) is not None:
+                yield Spawn(asked)
             keep_near(site, ready.call, ready.result, ready.payload, ready.until, ready.late)
         else:
             counts.refused += 1

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from cacheaside.advice import keeping
 from cacheaside.canonical import escape, shorten
 from cacheaside.engine.commands import Commit, Expect, Flow, Renew, Run, Sleep, Spawn
 from cacheaside.errors import ConfigError, LockTimeout, StoreUnavailable
@@ -231,6 +232,7 @@ class Lock:
 
     def _acquire(self, timeout: Seconds | None) -> Flow[Held | None]:
         within = self.timeout if timeout is None else seconds("timeout", timeout, zero=True)
+        yield from keeping(self.cache, "locks")
         world = self.cache.world
         token = secrets.token_hex(16)
         asked = world.tick()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, o
 
 import msgspec
 
+from cacheaside.advice import keeping
 from cacheaside.codecs import NO_ANNOTATION, codec_for
 from cacheaside.engine.commands import Flow
 from cacheaside.errors import CodecError, ConfigError, StoreUnavailable
@@ -227,12 +228,14 @@ class SessionStore(Generic[D]):
     # -- the flows
 
     def _create(self, user_id: UserId, data: D) -> Flow[Session[D]]:
+        yield from keeping(self._cache, "sessions")
         grant = yield from self._grants.add(user_id, self._encode(data))
         self._grants.counts["created"] += 1
         return self._session(grant, data)
 
     def _get(self, token: str | None) -> Flow[Session[D] | None]:
         counts = self._grants.counts
+        yield from keeping(self._cache, "sessions")
         try:
             grant = yield from self._grants.touch(token)
         except StoreUnavailable:

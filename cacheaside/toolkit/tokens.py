@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from cacheaside.advice import keeping
 from cacheaside.engine.commands import Flow, Run
 from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.keys import check_namespace
@@ -126,6 +127,7 @@ class RefreshTokens:
     # -- the flows
 
     def _issue(self, user_id: UserId) -> Flow[RefreshToken]:
+        yield from keeping(self._cache, "refresh tokens")
         grant = yield from self._grants.add(user_id, b"")
         self._grants.counts["issued"] += 1
         return RefreshToken(grant.token, grant.user_id)

@@ -173,10 +173,18 @@ def test_every_command_and_option_is_in_the_reference_with_its_default() -> None
     text = (REFERENCE / "command-line.md").read_text("utf-8")
     found = commands()
     assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == list(found)
+
+    def section(name: str) -> str:
+        return re.split(rf"^## {name}$", text, flags=re.MULTILINE)[1].split("\n## ")[0]
+
+    def listed(name: str) -> dict[str, str]:
+        return dict(re.findall(r"^\| `(--[\w-]+)` \| (.+?) \|", section(name), re.MULTILINE))
+
     for name, command in found.items():
-        section = re.split(rf"^## {name}$", text, flags=re.MULTILINE)[1].split("\n## ")[0]
-        rows = dict(re.findall(r"^\| `(--[\w-]+)` \| (.+?) \|", section, re.MULTILINE))
+        assert "| Exit code |" in section(name), name
         options = {p.opts[0]: p.default for p in command.params if p.param_type_name == "option"}
+        shared = {k: v for k, v in listed("Options of all").items() if k in options}
+        rows = shared | listed(name)
         assert set(rows) == set(options), name
         for option, known in options.items():
             if isinstance(known, (int, float, str)) and not isinstance(known, bool):
