@@ -120,7 +120,9 @@ def plot(rows: Sequence[Row], width: int = 640, height: int = 320) -> str:
     left, right, top, bottom = 70, 130, 20, 45
     points = [(row.mode, row.rate, row.tally.times.quantile(0.5)) for row in rows if row.rate is not None]
     most = max((rate for _, rate, _ in points), default=1.0)
-    low, high = 0, 4  # 1 ms to 10 s
+    slowest = max((p50 or 0.0 for _, _, p50 in points), default=1.0)
+    low, high = 0, max(1, math.ceil(math.log10(max(slowest, 1e-3) * 1000)))  # from 1 ms on
+    ends: list[tuple[float, float, Mode]] = []
 
     def x(rate: float) -> float:
         return left + rate / most * (width - left - right)
@@ -155,8 +157,11 @@ def plot(rows: Sequence[Row], width: int = 640, height: int = 320) -> str:
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in dots)
         out.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[mode]}" stroke-width="2"/>')
         out += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{COLOURS[mode]}"/>' for a, b in dots]
-        a, b = dots[-1]
-        out.append(f'<text x="{a + 8:.1f}" y="{b + 4:.1f}" fill="{COLOURS[mode]}">{TITLES[mode]}</text>')
+        ends.append((dots[-1][1], dots[-1][0], mode))
+    lowest = -math.inf
+    for b, a, mode in sorted(ends):  # names of lines that end together stand below each other
+        lowest = max(b + 4, lowest + 15)
+        out.append(f'<text x="{a + 8:.1f}" y="{lowest:.1f}" fill="{COLOURS[mode]}">{TITLES[mode]}</text>')
     return "\n".join([*out, "</svg>", ""])
 
 
