@@ -76,15 +76,6 @@ def binding(cache: Cache, fn: Callable[..., Any], wanted: Any, site: Site) -> No
         )  # fmt: skip
 
 
-def no_channel(why: object) -> None:
-    """The channel that L1 needs was refused."""
-    advise(
-        L1_WITHOUT_CHANNEL,
-        "l1_window is set and L1 stays off, for the channel is forbidden (%s): see `cacheaside doctor`",
-        why,
-    )
-
-
 # -- when a namespace grows
 
 

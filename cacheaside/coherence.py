@@ -23,7 +23,6 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError, RedisError
 
-from cacheaside.advice import no_channel
 from cacheaside.errors import CacheasideError
 from cacheaside.events import Events
 from cacheaside.fork import renew_after_fork
@@ -151,8 +150,6 @@ class Channel:
                 self._listen(stop)
             except (RedisError, OSError, CacheasideError) as error:
                 self.trouble = error
-                if isinstance(error, NoPermissionError):
-                    no_channel(error)
                 log.debug("the coherence channel broke: %s", error)
                 if isinstance(error, NoPermissionError) or missing_right(error):
                     stays = "stays off" if alone is None else f"may lag behind other processes by {alone:g} s"

@@ -55,7 +55,8 @@ def opened(url: str | None, prefix: str, **settings: Any) -> Generator[Cache]:
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with Cache(url, prefix=prefix, reclaim_every=None, timeout=PATIENCE, **settings) as cache:
+        settings = {"l1_window": None, "reclaim_every": None, "timeout": PATIENCE} | settings
+        with Cache(url, prefix=prefix, **settings) as cache:
             yield cache
     finally:
         log.setLevel(level)

@@ -120,6 +120,7 @@ class ClusterStore(RemoteStore):
                 command.cursor,  # type: ignore[arg-type]
                 command.pattern,
                 command.count,
+                "zset" if command.lists else "string",
             )
             return cursor, [key for raw in found if (key := ours(raw)) is not None]
         calls, parse = self._encode(command)

@@ -253,9 +253,9 @@ class Cursor(Struct, frozen=True):
 
 
 def scan(
-    topology: Topology, cursor: Cursor | None, pattern: str, count: int
+    topology: Topology, cursor: Cursor | None, pattern: str, count: int, kind: str = "string"
 ) -> Route[tuple[Cursor | None, list[bytes]]]:
-    """Some keys that match, of all servers; what is left.
+    """Some keys of a kind that match, of all servers; what is left.
 
     A key that moves from a server that is yet to be scanned to one that has been would be missed: if slots
     have moved since the scan began, it begins again.
@@ -264,7 +264,7 @@ def scan(
         yield from visit(topology)
         cursor = Cursor(topology.primaries, 0, (yield from holdings(topology)))
     server, *rest = cursor.servers
-    call = ("SCAN", cursor.at, "MATCH", pattern, "COUNT", count, "TYPE", "string")
+    call = ("SCAN", cursor.at, "MATCH", pattern, "COUNT", count, "TYPE", kind)
     answers = yield Exchange({server: [call]})
     at, found = only(answers[server])
     if int(at) or rest:

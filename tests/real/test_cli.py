@@ -35,7 +35,7 @@ class Post(Struct):
 @pytest.fixture
 def blog(one_redis_url: str) -> Iterator[Cache]:
     """A cache of five posts and a user under the prefix ``blog``."""
-    with Cache(one_redis_url, prefix="blog") as cache:
+    with Cache(one_redis_url, prefix="blog", l1_window=None) as cache:
         fill(cache)
         yield cache
 
@@ -276,10 +276,19 @@ def test_a_healthy_server_has_no_more_than_notes(redis_url: str) -> None:
         assert list(cache.store.lines.client.scan_iter("*doctor*")) == []  # type: ignore[attr-defined]
 
 
-def test_the_doctor_of_a_cluster(cluster: ClusterServer) -> None:
-    told = runner(cluster.url)("doctor", "--json")
-    assert told.exit_code == 0, told.stdout
-    assert findings(told)["channel"]["level"] == "ok"
+def test_a_cluster_is_looked_at_as_a_whole(cluster: ClusterServer) -> None:
+    run = runner(cluster.url)
+    with Cache(cluster.url, prefix="blog") as cache:
+        fill(cache)
+        told = run("doctor", "--json")
+        assert told.exit_code == 0, told.stdout
+        assert findings(told)["channel"]["level"] == "ok"
+        assert {ns: row[0] for ns, row in table(run("stats")).items()} == {"posts": "5", "users": "2"}
+        assert len(json.loads(run("keys", "posts", "--json").stdout)) == 5
+        assert len(json.loads(run("tag", "feed", "--json").stdout)) == 5
+        assert run("invalidate", "--tag", "feed", "--yes").exit_code == 0
+        assert run("get", "posts:post:1").exit_code == 1
+        assert run("get", "users:user:7").exit_code == 0
 
 
 def test_a_server_that_does_not_answer_is_an_error() -> None:

@@ -64,6 +64,7 @@ async def test_direct_operations(whole: ClusterServer, asynchronous: bool) -> No
         assert 50 < await face.ttl("n:k7") <= 60
         assert set(await face.tag_keys("t7")) == {"n:k7", "n:k17", "n:k27", "n:k37", "n:k47"}
         assert "valid" in await face.explain("n:k7")
+        assert await face.biggest_tags(2) == [("all", 50), ("t0", 5)]
 
         assert await face.invalidate(tags=["t7", "t8"], keys=["n:k0", "n:k1"])
         gone = {key for i, key in enumerate(values) if i % 10 in (7, 8) or i < 2}
