@@ -186,7 +186,9 @@ def show(listed: list[Standing], json: bool, note: str) -> None:
         print_json(listed)
     elif listed:
         screen = console()
-        screen.print(table(["key", "state", "ends in", "age", "size", "tags"], map(cells, listed), left=2))
+        screen.print(
+            table(["key", "state", "ends in", "age", "size", "tags"], map(cells, listed), words=(0, 1, 5))
+        )
         if note:
             say(note)
     else:

@@ -39,11 +39,11 @@ def say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
-    """A table whose first columns hold words and whose others hold numbers."""
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequence[int] = (0,)) -> Table:
+    """A table of numbers, but for the columns that hold words."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for n, title in enumerate(titles):
-        made.add_column(title, justify="left" if n < left else "right", overflow="fold")
+        made.add_column(title, justify="left" if n in words else "right", overflow="fold")
     for row in rows:
         made.add_row(*map(escape, row))
     return made
