@@ -113,7 +113,10 @@ async def loaded(
     after = await counted(plan.ports, admin)
     tally.queries = after["queries"] - before["queries"]
     tally.cpu = (after["cpu"] - before["cpu"]) / 1e6
-    for name in ("hits_l1", "hits_l2", "loads"):
+    hits = after["hits_l1"] + after["hits_l2"]
+    for name in (
+        ("hits_l1", "hits_l2", "loads") if hits else ()
+    ):  # without a cache there are no shares to show
         setattr(tally, name, after[name] - before[name])
     tick()
     return tally
