@@ -8,8 +8,9 @@ from typing import Any
 from cacheaside.engine.commands import Wait
 from cacheaside.engine.read import peek
 from cacheaside.entry import SLOT_HELD, TAG_HELD, Held, holds, is_hold, pack_holds, parse
+from cacheaside.keys import RawKeys
 from cacheaside.stores.embedded import EmbeddedStore
-from tests.proof.channel import encoder, pipeline
+from tests.proof.channel import Piped, encoder, pipeline
 from tests.proof.process import Actor, Process
 from tests.proof.states import Node, Report, Want, hashable
 from tests.proof.steps import Expire, Scenario, parts
@@ -28,7 +29,7 @@ class Answers:
         self.report = Report()
         self.time = 0.0
         self.halves = (0, 1) if scenario.spread else (0,)
-        self.encode = encoder()
+        self.encode, self.keys = encoder(scenario.lines), RawKeys("p", scenario.lines)
         self.owes = any(name == "recovery" for crew in scenario.processes for name, _ in crew)
         self.store = EmbeddedStore(2**30, lambda: 0.0)
         # With an L1, what a get does between its note and its first command is others' business too.
@@ -144,10 +145,10 @@ class Answers:
         if command is None or actor.dead:
             return None
         split = (command,)
-        if self.scenario.cluster:
-            split = parts(command)
-        elif self.scenario.channel:
+        if self.scenario.channel:
             split = pipeline(self.encode, command)
+        if self.scenario.cluster and type(split[0]) is not Piped:
+            split = parts(command)
         landed = type(command) is Wait and command.flight.done.done()
         if actor.proof is not None:
             landed = actor.proof[1].done()

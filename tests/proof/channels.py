@@ -31,6 +31,10 @@ BY_TAG = apart(reader(get), reader(get), _TAG, channel=(0, 1), cuts=1, before=(g
 BY_LATE_TAG = apart(reader(get), reader(get), _LATE_TAG, channel=(0, 1), tags=(), late=("late",))
 PUT = apart(reader(get), reader(get), _UPDATER, channel=(0, 1), cuts=1, before=(get,))
 WINDOW = apart(reader(get), _KEY, channel=(0,), cuts=1, beats=2, ticks=1, before=(get,))
+# On two servers: what is announced of the key goes over one line, of the tags over the other.
+_TWO = {"cluster": True, "lines": 2}
+CLUSTER_WINDOW = apart(reader(get), _TAG, channel=(0,), beats=1, ticks=1, before=(get,), **_TWO)
+CLUSTER_LATE = apart(reader(get), _LATE_TAG, channel=(0,), cuts=1, tags=(), late=("late",), **_TWO)
 MANY = apart(
     reader(get, get),
     reader(get, get),
@@ -71,6 +75,12 @@ CHANNEL: dict[str, tuple[Scenario, set[str]]] = {
         apart(reader(get), ("writer", (mutate(dies=False),)), channel=(0,), cuts=1, evictions=1),
         {*_LINE, "refused"},
     ),
+    "in a cluster, by key and tag, while a line breaks": (
+        apart(reader(get), ("writer", (by_key, by_tag)), channel=(0,), cuts=1, before=(get,), **_TWO),
+        {"l1_kept", "l1_refused", "hear", "cut", "notice", "subscribe", "admit", "hits_l2"},
+    ),
+    "in a cluster, the window": (CLUSTER_WINDOW, {"l1", "l1_behind", "tick", "beat", "carry"}),
+    "in a cluster, a late tag": (CLUSTER_LATE, {"ask", "stored", "late_unproven", "l1_refused"}),
     "two gets, two writes and an eviction": (
         apart(reader(get, get), ("writer", (by_key, by_tag)), channel=(0,), evictions=1),
         {"l1_kept", "l1_refused", "hear", "hits_l2", "refused"},
@@ -88,7 +98,16 @@ CHANNEL_SOAK: dict[str, Scenario] = {
     "by tag, the line breaks twice": apart(reader(get, get), _TAG, channel=(0,), cuts=2),
     "a longer window": apart(reader(get), _KEY, channel=(0,), cuts=1, beats=2, ticks=3, window=2),
     "the window, by tag": apart(reader(get), _TAG, channel=(0,), cuts=1, beats=2, ticks=2),
-    "the window, two processes": apart(reader(get), reader(get), _KEY, channel=(0, 1), beats=1, ticks=1),
+    "the window, two processes": apart(
+        reader(get), reader(get), _KEY, channel=(0, 1), beats=1, ticks=1, before=(get,)
+    ),
+    "in a cluster, the window and a line that breaks": apart(
+        reader(get), _TAG, channel=(0,), cuts=1, beats=1, ticks=1, before=(get,), **_TWO
+    ),
+    "in a cluster, two processes": apart(
+        reader(get), reader(get), _TAG, channel=(0, 1), cuts=1, before=(get,), **_TWO
+    ),
+    "in a cluster, a put": apart(reader(get), _UPDATER, channel=(0, 1), cuts=1, **_TWO),
     "the window and a put": apart(reader(get), _UPDATER, channel=(0, 1), cuts=1, beats=1, ticks=1),
     "three processes with an L1": apart(reader(get), reader(get), _UPDATER, channel=(0, 1, 2), cuts=1),
     "a put, an invalidation": apart(reader(get), _UPDATER, _KEY, channel=(0, 1), cuts=1),

@@ -37,7 +37,7 @@ from typing import Any
 
 from cacheaside.engine.commands import Confirm, Fetch, Load, Loaded, Sleep, Wait
 from cacheaside.testing.chaos import keys_of
-from tests.proof.channel import Line, told
+from tests.proof.channel import Line, Piped, Sub, told
 from tests.proof.process import Process
 from tests.proof.states import (
     CANCEL,
@@ -95,7 +95,7 @@ class Explorer(Weather):
         state = State(rows, before, 0, 0, (0, 0, 0), False, budget, self.origins, (), (0,) * len(crews))
         if not s.channel:
             return state
-        line = Line("on", (), (), 0, s.beats)
+        line = Line((Sub("on"),) * s.lines, (), 0, (), s.beats)
         lines = tuple(line if i in s.channel else None for i in range(len(s.processes)))
         return state._replace(lines=lines, then=(0,) * (s.window + 1))
 
@@ -121,7 +121,7 @@ class Explorer(Weather):
         epochs = tuple(e + (s == server) for s, e in enumerate(state.epochs))
         budget = spent(state.budget, FAILOVER)
         before = ((),) * len(self.halves) if budget[FAILOVER] else ()
-        lines = tuple(line and line.cut() for line in state.lines)
+        lines = tuple(line and line.left() for line in state.lines)
         state = state._replace(
             rows=self.number(rows), before=before, epochs=epochs, budget=budget, lines=lines
         )
@@ -188,11 +188,13 @@ class Explorer(Weather):
                     )
                     (moves if news else later).append(("wake" if news else "time_out", p, a))
                 else:
-                    open_parts = range(len(want.parts)) if not state.lines else (len(done),)
+                    in_order = type(want.parts[0]) is Piped
+                    open_parts = (len(done),) if in_order else range(len(want.parts))
                     moves += [("step", p, a, part) for part in open_parts if part not in done]
                     if budget[LOSE] and kind not in OURS:
                         moves += [("lose", p, a, False), ("lose", p, a, True)]
-        moves += [("hear", p) for p, line in enumerate(state.lines) if line is not None and line.queue]
+        for p, line in enumerate(state.lines):
+            moves += [("hear", p, s) for s, sub in enumerate(line.subs) if sub.queue] if line else []
         if not moves or self.scenario.impatient:
             moves += later
         if moves:
@@ -397,12 +399,15 @@ class Explorer(Weather):
         if kind in ("evict", "failover", "move", "tick"):
             return " ".join(map(str, choice))
         if kind not in ACTS:
-            after = self.take(state, choice)
-            line = after.lines[rest[0]]
-            assert line is not None
-            what = told(state.lines[rest[0]].queue[0][0]) if kind == "hear" else ""  # type: ignore[union-attr]
-            on_its_way = ", ".join(told(event) for event, _ in line.queue)
-            return f"{f'line of {rest[0]}':12} {kind:8} {what or on_its_way} ({line.status})"
+            before, line = state.lines[rest[0]], self.take(state, choice).lines[rest[0]]
+            assert before is not None
+            what = told(before.subs[rest[1]].queue[0]) if kind == "hear" else ""
+            there = (
+                "; ".join(f"{sub.status}: {', '.join(map(told, sub.queue))}" for sub in line.subs)
+                if line
+                else ""
+            )
+            return f"{f'lines of {rest[0]}':12} {kind:8} {what:11} | {there}"
         want: Want = state.nodes[rest[0]].wants[rest[1]]  # type: ignore[assignment]
         after = self.take(state, choice)
         shown = ", ".join(f"{key}={words(raw)}" for key, (raw, _) in self._rows[after.rows])

@@ -90,7 +90,8 @@ class Process:
             heard.horizon = 0.0
             self.listener = Listener(heard, scenario.window)
             self.subscribing()
-            self.confirmed()
+            for _ in range(scenario.lines):
+                self.confirmed()
         self.shared = len(crew) > 1 or heard is not None
         self.site = Site(self.world, scenario.options, CODEC, self.near, heard)
         self.site.late_names = ToldNames(self)
@@ -188,7 +189,8 @@ class Process:
     # -- what comes over the line
 
     def subscribing(self) -> None:
-        self.listener.subscribing()  # type: ignore[union-attr]
+        lines = self.scenario.lines
+        self.listener.subscribing(2 * lines, lines)  # type: ignore[union-attr]
 
     def confirmed(self, now: float = 0.0) -> None:
         """Both channels, in one go: the server has taken both at once."""
@@ -204,15 +206,15 @@ class Process:
     def broken(self) -> None:
         self.listener.broken()  # type: ignore[union-attr]
 
-    def beat(self, now: float) -> None:
-        self.beat_name = self.listener.beat(now)  # type: ignore[union-attr]
+    def beat(self, now: float, line: int) -> None:
+        self.beat_name = self.listener.beat(now, line)  # type: ignore[union-attr]
 
-    def ask(self, number: int) -> None:
+    def ask(self, number: int, lines: int) -> None:
         """Expect a heartbeat that proves late tags."""
         actor = self.actors[number]
         actor.nonces += 1
         name = f"{actor.number}.{actor.at}.{actor.nonces}"
-        actor.proof = name, self.listener.expect(name)  # type: ignore[union-attr]
+        actor.proof = name, self.listener.expect(name, lines)  # type: ignore[union-attr]
         self.beat_name = name.encode()
 
     def proof(self, number: int) -> None:
@@ -314,7 +316,8 @@ class Process:
         if one is None or self.heard is None:
             return None
         heartbeats = (one._beats, *one._sent.items(), *one._newest, self.heard.horizon, self.beat_name)
-        return (one.up, one._unconfirmed, one.epoch, *heartbeats)
+        proofs = [(name, lines) for name, (_, lines) in one._proofs.items()]
+        return (one.up, one._unconfirmed, one.epoch, *heartbeats, *proofs)
 
     def l1_version(self) -> int | None:
         """What a hit in L1 would be answered with, beside Redis as long as that is believed."""

@@ -89,6 +89,7 @@ class Scenario:
         moves: how often the slot of the values may move to a server of its own.
         channel: which processes have an L1 (or with ``witness`` only hear) and a line to the channel. They
             begin subscribed. What others announce arrives in order, some time.
+        lines: servers that announce, each with half of the keys and tags: a process has a line to each.
         cuts: how often a line may break.
         beats: heartbeats that each process may send.
         ticks: how often time may go on by one; the window of L1 is ``window`` ticks.
@@ -110,6 +111,7 @@ class Scenario:
     spread: bool = False
     moves: int = 0
     channel: tuple[int, ...] = ()
+    lines: int = 1
     cuts: int = 0
     beats: int = 0
     ticks: int = 0

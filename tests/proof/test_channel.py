@@ -17,10 +17,21 @@ from cacheaside.engine.commands import Confirm, Flow
 from cacheaside.listener import Listener
 from cacheaside.stores.encoding import Encoder
 from cacheaside.stores.memory import NearCache
-from tests.proof.channels import BY_KEY, BY_LATE_TAG, BY_TAG, CHANNEL, CHANNEL_SOAK, MANY, PUT, WINDOW
+from tests.proof.channels import (
+    BY_KEY,
+    BY_LATE_TAG,
+    BY_TAG,
+    CHANNEL,
+    CHANNEL_SOAK,
+    CLUSTER_LATE,
+    CLUSTER_WINDOW,
+    MANY,
+    PUT,
+    WINDOW,
+)
 from tests.proof.explorer import Explorer, Violation
 from tests.proof.process import Process
-from tests.proof.steps import Scenario
+from tests.proof.steps import KEY, Scenario
 
 Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]
@@ -81,9 +92,9 @@ def cleared_before_it_listens(patch: Patch) -> None:
     """L1 starts anew when a subscription is asked for, not when it is confirmed."""
     subscribing, confirmed, clear = Listener.subscribing, Listener.confirmed, NearCache.clear
 
-    def ask(listener: Listener) -> None:
+    def ask(listener: Listener, *of: int) -> None:
         clear(listener._near)
-        subscribing(listener)
+        subscribing(listener, *of)
 
     def take(listener: Listener) -> bool:
         with pytest.MonkeyPatch.context() as within:
@@ -120,8 +131,8 @@ def horizon_when_sent(patch: Patch) -> None:
     """L1 is believed as soon as a heartbeat is sent."""
     beat = Listener.beat
 
-    def at_once(listener: Listener, now: float) -> bytes:
-        name = beat(listener, now)
+    def at_once(listener: Listener, now: float, line: int) -> bytes:
+        name = beat(listener, now, line)
         listener.returned(name)
         return name
 
@@ -132,13 +143,20 @@ def heartbeats_without_epoch(patch: Patch) -> None:
     """A heartbeat from before a gap is taken for one from after it."""
     beat = Listener.beat
 
-    def numbered(listener: Listener, now: float) -> bytes:
-        name = beat(listener, now)
+    def numbered(listener: Listener, now: float, line: int) -> bytes:
+        name = beat(listener, now, line)
         number = name.partition(b".")[2]
         listener._sent[number] = listener._sent.pop(name)
         return number
 
     patch.setattr(Listener, "beat", numbered)
+
+
+def one_line_counts_for_all(patch: Patch) -> None:
+    """A heartbeat that has come back by one line shows what was announced on another."""
+    beat, subscribing = Listener.beat, Listener.subscribing
+    patch.setattr(Listener, "beat", lambda listener, now, line: beat(listener, now))
+    patch.setattr(Listener, "subscribing", lambda listener, channels, lines: subscribing(listener, channels))
 
 
 # ---------------------------------------------------------------------------- what is announced, and when
@@ -193,13 +211,18 @@ def tokens_read_after_the_heartbeat(patch: Patch) -> None:
     """First it is shown that everything was heard, and then the tokens are read."""
     prove = fill.prove
 
-    def late(*args: Any) -> Flow[Any]:
-        if not (yield Confirm(1.0)):
+    def late(site: Any, names: tuple[str, ...], since: int) -> Flow[Any]:
+        if not (yield Confirm(1.0, names)):
             return {}
-        return (yield from without_heartbeats(prove(*args)))
+        return (yield from without_heartbeats(prove(site, names, since)))
 
     for module in (fill, many):
         patch.setattr(module, "prove", late)
+
+
+def proven_by_another_line(patch: Patch) -> None:
+    """The heartbeat that is to prove late tags takes the line of the key."""
+    patch.setattr(fill, "Confirm", lambda timeout, _: Confirm(timeout, (KEY,)))
 
 
 MUTANTS: list[tuple[Mutant, Scenario]] = [
@@ -211,10 +234,12 @@ MUTANTS: list[tuple[Mutant, Scenario]] = [
     (horizon_at_receipt, WINDOW),
     (horizon_when_sent, WINDOW),
     (heartbeats_without_epoch, WINDOW),
+    (one_line_counts_for_all, CLUSTER_WINDOW),
     (announced_before, BY_TAG),
     (puts_not_announced, PUT),
     (proven_without_a_heartbeat, BY_LATE_TAG),
     (tokens_read_after_the_heartbeat, BY_LATE_TAG),
+    (proven_by_another_line, CLUSTER_LATE),
 ]
 
 

@@ -53,7 +53,7 @@ class SpreadWorld(Told, ClusterWorld):
 
 def world_of(process: Process) -> World | SpreadWorld:
     options: dict[str, Any] = {"clock": process.time, "rand": lambda: 0.0, "index_limit": 0}
-    keys = RawKeys("p")
+    keys = RawKeys("p", process.scenario.lines)
     world: World | SpreadWorld
     if process.scenario.spread:
         world = SpreadWorld(keys, lambda raw: server_of(raw, process.moved), **options)

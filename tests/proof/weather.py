@@ -39,15 +39,20 @@ class Weather(Answers):
             if line is None:
                 continue
             up = state.nodes[p].up
-            if line.status == "on" and state.budget[CUT] and (line.queue or line.flying or not done):
-                moves.append(("cut", p))
-            elif line.status == "asked":
-                moves.append(("admit", p))
-            elif line.status == "cut":
-                moves += [("notice", p), ("again", p)] if up else [("subscribe", p)]
+            for s, sub in enumerate(line.subs):
+                if sub.status == "on" and state.budget[CUT] and (sub.queue or line.flying or not done):
+                    moves.append(("cut", p, s))
+                elif sub.status == "asked":
+                    moves.append(("admit", p, s))
+                elif sub.status == "cut" and up and len(line.subs) == 1:
+                    moves.append(("again", p, s))
+            if line.cut_off and not up:
+                moves.append(("subscribe", p))
+            elif any(sub.status == "cut" for sub in line.subs):
+                moves.append(("notice", p))
             if up and line.beats:
                 moves.append(("beat", p))
-            moves += [("carry", p, name) for name in line.flying]
+            moves += [("carry", p, beat) for beat in line.flying]
         if state.now < self.scenario.ticks:
             moves.append(("tick",))
         return moves
@@ -61,28 +66,36 @@ class Weather(Answers):
         node, line, budget = state.nodes[p], state.lines[p], state.budget
         assert line is not None
         if kind == "hear":
-            event, _ = line.queue[0]
-            node, line = self.follow(node, (*event, float(state.now))), line.heard()
-            if event == ("confirmed",) and not node.up:
+            event = line.subs[rest[1]].queue[0]
+            up, line = node.up, line.heard(rest[1])
+            node = self.follow(node, (*event, float(state.now)))
+            if event == ("confirmed",) and up and not node.up:
                 self.report.covered.add("gap")
-                line = line.cut()  # it was not asked for: the process leaves this line and takes another
+                line = line.left()  # it was not asked for: the process leaves its lines and takes others
         elif kind == "cut":
-            line, budget = line.cut(), spent(budget, CUT)
+            line, budget = line.cut(rest[1]), spent(budget, CUT)
         elif kind == "notice":
-            node = self.follow(node, ("broken",))
+            node, line = self.follow(node, ("broken",)), line.left()
         elif kind == "subscribe":
-            node, line = self.follow(node, ("subscribing",)), line._replace(status="asked")
+            node, line = self.follow(node, ("subscribing",)), line.asked()
         elif kind in ("admit", "again"):  # again: by the client itself, and the process knows nothing of it
-            line = line.subscribed(state.acknowledged)
+            line = line.subscribed(rest[1], state.acknowledged)
         elif kind == "beat":
-            node = self.follow(node, ("beat", float(state.now)))
-            line = line._replace(flying=(*line.flying, node.beat), beats=line.beats - 1)
+            for s in range(len(line.subs)):
+                node = self.follow(node, ("beat", float(state.now), s))
+                line = line._replace(flying=(*line.flying, (node.beat, s)))
+            line = line._replace(beats=line.beats - 1)
         elif kind == "carry":
-            left = tuple(name for name in line.flying if name != rest[1])
-            line = line._replace(flying=left).published("returned", rest[1])
+            name, s = rest[1]
+            left = tuple(beat for beat in line.flying if beat != rest[1])
+            line = line._replace(flying=left).published(s, "returned", name)
         elif kind == "ask":
-            node = self.follow(node, ("ask", rest[1]))
-            line = line.published("returned", node.beat)
+            want = node.wants[rest[1]]
+            assert want is not None
+            asked = sorted({self.keys.bucket(tag) for tag in want.command.tags})
+            node = self.follow(node, ("ask", rest[1], len(asked)))
+            for s in asked:
+                line = line.published(s, "returned", node.beat)
         after = state._replace(
             nodes=(*state.nodes[:p], node, *state.nodes[p + 1 :]),
             lines=(*state.lines[:p], line, *state.lines[p + 1 :]),
@@ -109,5 +122,6 @@ class Weather(Answers):
         if command.command is not None:
             rows, reply = self.perform(rows, command.command)
         if command.message:
-            lines = tuple(line and line.published("announced", command.message) for line in lines)
+            news = (command.line, "announced", command.message)
+            lines = tuple(line and line.published(*news) for line in lines)
         return rows, lines, reply
