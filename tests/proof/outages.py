@@ -40,6 +40,7 @@ _HEIR = {"failovers": 1, "failover": "replay"}
 
 LOST_KEY = owing(reader(get), _BY_KEY, others=(reader(get),), losses=1)
 LOST_TAG = owing(reader(get), _BY_TAG, others=(reader(get),), losses=1)
+LOST_UNDER_WAY = owing(reader(get), reader(get), _BY_TAG, losses=1, before=())
 LOST_TWICE = owing(reader(get), ("writer", (_by_tag, _by_tag)), others=(reader(get),), losses=2)
 OVERFLOW = owing(reader(get), ("writer", (write_once(keys=(KEY, OTHER)),)), losses=1, owed=1)
 FORGOTTEN_KEY = owing(reader(get), _BY_KEY, others=(reader(get),), **_HEIR)
@@ -81,6 +82,7 @@ JOURNAL: dict[str, tuple[Scenario, set[str]]] = {
 
 JOURNAL_SOAK: dict[str, Scenario] = {
     "two are lost, another process reads": LOST_TWICE,
+    "lost while a value is loaded": LOST_UNDER_WAY,
     "lost, and an eviction": owing(
         reader(get), _BY_TAG, others=(reader(get),), losses=1, evictions=1, before=()
     ),

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from cacheaside.engine import look, many, read
+from cacheaside.entry import Marker
 from cacheaside.journal import Batch, Journal, Names
 from tests.proof.explorer import Explorer, Violation
 from tests.proof.outages import (
@@ -22,6 +24,7 @@ from tests.proof.outages import (
     LOST_KEY,
     LOST_TAG,
     LOST_TWICE,
+    LOST_UNDER_WAY,
     OVERFLOW,
 )
 from tests.proof.steps import Scenario
@@ -106,10 +109,25 @@ def not_noted(patch: Patch) -> None:
     patch.setattr(Journal, "confirm", lambda *_: None)
 
 
+def loads_under_way_are_joined(patch: Patch) -> None:
+    """Values are doubted, and not a load of this process that began before the invalidation."""
+    judge = look.judge
+
+    def trusting(site: Any, call: Any, seen: Any) -> None:
+        with patch.context() as inner:
+            if type(seen.slot) is Marker:
+                inner.setattr(Journal, "doubts", lambda *_: False)
+            judge(site, call, seen)
+
+    for module in (look, many, read):
+        patch.setattr(module, "judge", trusting)
+
+
 MUTANTS: list[tuple[Mutant, Scenario]] = [
     (not_consulted, LOST_TAG),
     (replayed_after_the_first_read, FORGOTTEN_KEY),
     (dropped_on_overflow, OVERFLOW),
+    (loads_under_way_are_joined, LOST_UNDER_WAY),
     (settled_and_forgotten, LOST_KEY),
     (settled_though_owed_anew, LOST_TWICE),
     (noted_when_confirmed, FORGOTTEN_TAG),
