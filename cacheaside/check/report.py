@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -78,30 +78,34 @@ def words(result: Result) -> RenderableType:
     return Group(*parts, "", Text(verdict(result), style="bold " + ("green" if result.code == 0 else "red")))
 
 
-def lines(result: Result) -> list[tuple[str, str, str]]:
-    found, settings = result.findings, result.settings
-    window = settings.l1_window
-    tiers = ", ".join(f"{found.tiers[tier]:,} {tier}" for tier in sorted(found.tiers))
-    times = found.times
-    return [
-        ("answers", f"{found.gets:,}", tiers),
-        ("commits", f"{found.commits:,}", ""),
-        ("invalidations", f"{found.acknowledged:,}", f"{found.unacknowledged:,} more were not acknowledged"),
-        ("loads", f"{found.loads:,}",
-         f"{found.loads_per_generation:.2f} a generation, {found.most_loads} at most"),
-        ("stale", f"{found.stale:,}", f"the oldest by {time(found.oldest)}" if found.stale else ""),
-        ("L1 behind", f"{found.behind:,}", f"by {time(found.oldest_behind)} at most" if found.behind else ""),
-        ("L1 beyond its window", f"{found.beyond:,}", f"of {window:g} s"),
-        *([("lost in a failover", f"{found.excused:,}",
-            f"by {time(found.oldest_excused)} at most; allowed by failover={settings.failover or 'auto'}")]
-          if found.excused else []),
-        ("call time", "", f"p50 {time(times.p50)}, p99 {time(times.p99)}, p99.9 {time(times.p999)}, "
-                          f"most {time(times.most)}"),
-        ("over the deadline", f"{found.late:,}", ""),
-        ("calls that raised", f"{found.failed:,}", "; ".join(found.errors)),
-        ("left open", f"{len(found.leaks)}", "; ".join(found.leaks)),
-        *((f"fault {name}", f"{found.strikes.get(name, 0):,}", "strikes") for name in settings.faults),
-    ]  # fmt: skip
+def lines(result: Result) -> Iterator[tuple[str, str, str]]:
+    """What was counted: of what, how much, and a word about it."""
+    found, settings, times = result.findings, result.settings, result.findings.times
+    each, most = found.loads_per_generation, found.most_loads
+    yield "answers", f"{found.gets:,}", ", ".join(f"{n:,} {tier}" for tier, n in sorted(found.tiers.items()))
+    yield "commits", f"{found.commits:,}", ""
+    yield "invalidations", f"{found.acknowledged:,}", f"{found.unacknowledged:,} more were not acknowledged"
+    yield "loads", f"{found.loads:,}", f"{each:.2f} a generation, {most} at most"
+    yield "stale", f"{found.stale:,}", f"the oldest by {time(found.oldest)}" if found.stale else ""
+    yield "L1 behind", f"{found.behind:,}", f"by {time(found.oldest_behind)} at most" if found.behind else ""
+    yield "L1 beyond its window", f"{found.beyond:,}", f"of {settings.l1_window:g} s"
+    if found.excused:
+        allowed = f"allowed by failover={settings.failover or 'auto'}"
+        yield (
+            "lost in a failover",
+            f"{found.excused:,}",
+            f"by {time(found.oldest_excused)} at most; {allowed}",
+        )
+    shares = (
+        f"p50 {time(times.p50)}, p99 {time(times.p99)}, p99.9 {time(times.p999)}, most {time(times.most)}"
+    )
+    yield "call time", "", shares
+    if settings.deadline is not None:
+        yield "over the deadline", f"{found.late:,}", f"of {time(settings.deadline)}"
+    yield "calls that raised", f"{found.failed:,}", "; ".join(found.errors)
+    yield "left open", f"{len(found.leaks)}", "; ".join(found.leaks)
+    for name in settings.faults:
+        yield f"fault {name}", f"{found.strikes.get(name, 0):,}", "strikes"
 
 
 def time(seconds: float) -> str:

@@ -12,7 +12,7 @@ import pytest
 from cacheaside import ConfigError, cli
 from cacheaside.check.analysis import Findings
 from cacheaside.check.faults import FAULTS
-from cacheaside.check.report import as_json, markdown, verdict, with_table
+from cacheaside.check.report import as_json, lines, markdown, verdict, with_table
 from cacheaside.check.rows import all_rows
 from cacheaside.check.run import Result
 from cacheaside.check.settings import MODES, Settings
@@ -41,6 +41,7 @@ URL = "redis://localhost:1/0"
         ({"url": URL, "server": "redis"}, "give it or a URL, not both"),
         ({"url": URL, "faults": ("flushall",)}, "flushall needs a server of its own.*leave the URL out"),
         ({"url": "http://x"}, "begins with one of"),
+        ({"url": "embedded://"}, "begins with one of"),
         ({"url": "rediss://x", "faults": ("proxy",)}, "goes between the cache and redis://, not rediss://"),
         ({"url": "redis+cluster://x", "mode": "naive"}, "mode naive works with one server"),
     ],
@@ -260,3 +261,15 @@ def test_what_a_failover_lost_is_told_though_it_is_allowed() -> None:
     result = a_result(excused=3, oldest_excused=0.5)
     assert verdict(result) == "fine: a server was believed that had lost something in a failover, 3 times"
     assert "| 3, 500 ms at most |" in markdown([result])
+
+
+def test_the_report_speaks_of_a_deadline_and_of_failovers_where_there_are_any() -> None:
+    plain = {name: (count, word) for name, count, word in lines(a_result(gets=1234, tiers={"l2": 1234}))}
+    assert plain["answers"] == ("1,234", "1,234 l2")
+    assert "over the deadline" not in plain
+    assert "lost in a failover" not in plain
+    settings = Settings(deadline=0.5, failover="trust")
+    result = Result(settings, "Redis 7.0.15", 10.0, Findings(late=2, excused=3, oldest_excused=1.5))
+    told = {name: (count, word) for name, count, word in lines(result)}
+    assert told["over the deadline"] == ("2", "of 500 ms")
+    assert told["lost in a failover"] == ("3", "by 1.50 s at most; allowed by failover=trust")
