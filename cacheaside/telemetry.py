@@ -84,13 +84,20 @@ class Telemetry:
     # -- what the driver asks for
 
     @contextmanager
-    def load(self, call: Call) -> Generator[None]:
-        """Around the user's function: a span, and its time in the histogram."""
+    def load(self, call: Call) -> Generator[Callable[[Any], Any]]:
+        """Around the user's function: a span, and its time in the histogram. What is yielded notes the answer."""
         ns = namespace_of(call)
         began = perf_counter()
         try:
-            with self._span("cacheaside.load", {NAMESPACE: ns}):
-                yield
+            with self._span("cacheaside.load", {NAMESPACE: ns}) as span:
+
+                def note(answer: Any) -> Any:
+                    error = getattr(answer, "error", None)
+                    if span is not None and error is not None:
+                        failed(span, error)
+                    return answer
+
+                yield note
         finally:
             _load_time.record(perf_counter() - began, {NAMESPACE: ns})
 
@@ -179,9 +186,13 @@ def failing(span: Span) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        span.set_attribute("error.type", type(error).__qualname__)
-        span.set_status(Status(StatusCode.ERROR, type(error).__qualname__))
+        failed(span, error)
         raise
+
+
+def failed(span: Span, error: Exception) -> None:
+    span.set_attribute("error.type", type(error).__qualname__)
+    span.set_status(Status(StatusCode.ERROR, type(error).__qualname__))
 
 
 def namespace_of(call: Call) -> str:

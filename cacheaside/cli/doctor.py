@@ -8,9 +8,10 @@ from typing import Final
 import typer
 from rich.markup import escape
 
-from cacheaside.cli.findings import EXAMINATIONS, Finding, Level, examined
+from cacheaside.cli.findings import EXAMINATIONS, Finding, examined
 from cacheaside.cli.options import PREFIX, Json, Prefix, Url, endpoint_of, opened, servers
 from cacheaside.cli.output import Tell, console, print_json, progress
+from cacheaside.cli.probes import Level
 from cacheaside.errors import StoreUnavailable
 
 CODES: Final[dict[Level, int]] = {"ok": 0, "note": 0, "warning": 1, "error": 2}

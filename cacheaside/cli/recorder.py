@@ -44,7 +44,7 @@ def recorded(fn: Callable[[], Any], name: str) -> tuple[list[Recorded], Exceptio
             await given
         finally:
             for cache in every_cache():
-                await cache.driver.aclose()
+                await cache.aclose()
 
     try:
         with tracer.start_as_current_span(name):

@@ -56,7 +56,10 @@ class Store(Protocol):
 class Spans(Protocol):
     """What goes around the steps of a flow that a trace should show: see telemetry.py."""
 
-    def load(self, call: Call) -> AbstractContextManager[Any]: ...
+    def load(self, call: Call) -> AbstractContextManager[Callable[[Any], Any]]:
+        """What is yielded is told the answer, and gives it back: an error of the function is one."""
+        ...
+
     def wait(self) -> AbstractContextManager[Any]: ...
     def commit(self, fills: int) -> AbstractContextManager[Any]: ...
     def behind(self, name: str) -> AbstractContextManager[Any]: ...
@@ -65,8 +68,8 @@ class Spans(Protocol):
 class NoSpans:
     """Nobody traces."""
 
-    def load(self, call: Call) -> AbstractContextManager[Any]:
-        return nullcontext()
+    def load(self, call: Call) -> AbstractContextManager[Callable[[Any], Any]]:
+        return nullcontext(lambda answer: answer)
 
     def wait(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -122,8 +125,8 @@ class Driver:
     def _do(self, command: Any, store: Store, budget: Budget | None = None) -> Any:
         kind = command.__class__
         if kind is Load:
-            with self._spans.load(command.call):
-                return self._load(command, store)
+            with self._spans.load(command.call) as note:
+                return note(self._load(command, store))
         if kind is Commit:
             with self._spans.commit(len(command.fills)):
                 return self._ask(command, store, budget)
@@ -270,8 +273,8 @@ class Driver:
     async def _ado(self, command: Any, store: Store, budget: Budget | None = None) -> Any:
         kind = command.__class__
         if kind is Load:
-            with self._spans.load(command.call):
-                return await self._aload(command, store)
+            with self._spans.load(command.call) as note:
+                return note(await self._aload(command, store))
         if kind is Commit:
             with self._spans.commit(len(command.fills)):
                 return await self._aask(command, store, budget)

@@ -14,21 +14,23 @@ from uuid import UUID
 from xml.etree import ElementTree
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from cacheaside import Cache, ConfigError
+from cacheaside import Cache, ConfigError, telemetry
 from cacheaside.cli import make_app, output
 from cacheaside.cli.app import COMMANDS, without_logins
 from cacheaside.cli.keyboard import Keyboard, keyboard
 from cacheaside.cli.looking import plain
-from cacheaside.cli.pictures import chrome, lanes, waterfall
-from cacheaside.cli.recorder import Recorded
+from cacheaside.cli.pictures import chrome, in_order, lanes, waterfall
+from cacheaside.cli.recorder import Recorded, recorded
 from cacheaside.cli.sources import Process, since
 from cacheaside.cli.survey import classify
 from cacheaside.cli.target import argument, arguments, imported
 from cacheaside.console import look
 from cacheaside.keys import RawKeys
+from cacheaside.testing import FakeClock
 
 SECRET = "pa55w0rd"
 
@@ -409,3 +411,58 @@ def test_the_waterfall_is_one_row_a_span_below_its_parent_and_loads_nothing() ->
 def test_a_run_without_spans_still_is_a_picture() -> None:
     assert ElementTree.fromstring(waterfall([], "nothing")).findall("{*}g") == []
     assert json.loads(chrome([]))["traceEvents"][0]["ph"] == "M"
+
+
+# ---------------------------------------------------------------------------- what is recorded
+
+
+@pytest.fixture
+def own_provider(monkeypatch: pytest.MonkeyPatch) -> TracerProvider:
+    """An application's own provider of tracers."""
+    provider = TracerProvider()
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(telemetry, "_tracer", None)
+    return provider
+
+
+def test_refreshes_in_the_background_are_recorded_and_linked(own_provider: TracerProvider) -> None:
+    clock = FakeClock()
+    cache = Cache("embedded://", clock=clock)
+
+    @cache.cached(ns="n", key="{id}", ttl=10, jitter=0, stale_while_revalidate=60, refresh="background")
+    def find(id: int) -> int:
+        return id
+
+    def later() -> None:
+        find(1)
+        clock.tick(20)
+        find(1)
+
+    spans, failure = recorded(later, "later")
+    assert failure is None
+    names = [one.name.removeprefix("cacheaside.") for one in spans]
+    assert names[:4] == ["later", "read", "load", "commit"]
+    (refresh,) = [one for one in spans if one.name == "cacheaside.refresh"]
+    assert refresh.parent == ""
+    assert refresh.links[0] in {one.id for one in spans}
+    assert [depth for one, depth in in_order(spans) if one is refresh] == [0]
+
+
+def test_an_error_is_on_the_spans_that_it_ended(own_provider: TracerProvider) -> None:
+    cache = Cache("embedded://")
+
+    @cache.cached(ns="n", key="{id}")
+    async def find(id: int) -> int:
+        raise LookupError("secret words")
+
+    spans, failure = recorded(lambda: find(1), "failing")
+    assert isinstance(failure, LookupError)
+    errors = {one.name: one.error for one in spans if one.name.startswith("cacheaside.")}
+    assert errors == {"cacheaside.read": "LookupError", "cacheaside.load": "LookupError"}
+
+
+def test_without_the_sdk_trace_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    told = run("trace", "json:dumps", "1")
+    assert told.exit_code == 2
+    assert "pip install 'cacheaside[trace]'" in told.stderr
