@@ -85,7 +85,7 @@ class Telemetry:
 
     @contextmanager
     def load(self, call: Call) -> Generator[Callable[[Any], Any]]:
-        """Around the user's function: a span, and its time in the histogram. What is yielded notes the answer."""
+        """Around the user's function: a span, and its time in the histogram. What is yielded notes errors."""
         ns = namespace_of(call)
         began = perf_counter()
         try:
