@@ -392,6 +392,24 @@ def test_a_stream_is_bounded_and_what_that_cost_is_told(cache: Cache, heard: Hea
     assert gaps[0] == "orders"
 
 
+@pytest.mark.parametrize(("start", "owed"), [("oldest", 1000), ("newest", 950)])
+def test_what_was_there_before_the_group_counts_if_it_was_to_be_handled(
+    cache: Cache, heard: Heard, start: str, owed: int
+) -> None:
+    broker = durable(cache, "late", max_length=60, start=start)
+    for n in range(50):
+        broker.publish("orders", "x", n)
+    broker.subscribe("orders", heard).close()
+    for n in range(950):
+        broker.publish("orders", "x", n)
+    broker.subscribe("orders", heard)
+    assert heard.has(owed - broker.stats()["dropped"])
+    assert broker.stats()["dropped"] > 500
+    broker.publish("orders", "last", None)
+    assert wait_until(lambda: heard.messages[-1].type == "last")
+    assert len(heard.messages) + broker.stats()["dropped"] == owed + 1
+
+
 def test_what_is_handled_may_be_trimmed_without_a_word(cache: Cache, heard: Heard) -> None:
     gaps: list[str] = []
     broker = durable(cache, max_length=200, on_gap=gaps.append)

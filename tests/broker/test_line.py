@@ -19,7 +19,8 @@ from cacheaside.testing import Server
 from cacheaside.testing.chaos import ChaosProxy
 from cacheaside.testing.clusters import ClusterServer
 from cacheaside.testing.servers import ReplicaSet, wait_until
-from cacheaside.toolkit import Broker, Message, Subscription, line
+from cacheaside.toolkit import Broker, DurableBroker, Message, Subscription, line
+from cacheaside.toolkit.board import Board
 from tests.broker.conftest import Heard
 
 
@@ -425,11 +426,16 @@ def test_a_cluster_is_heard_as_a_whole(heard: Heard) -> None:
 
 def test_after_a_failover_the_new_primary_is_heard(heard: Heard) -> None:
     gaps: list[str] = []
+    worked = Heard()
     with (
         ReplicaSet() as group,
         Cache(group.url, l1_window=None) as cache,
         Broker(cache, on_gap=gaps.append) as broker,
+        DurableBroker(cache, group="g", claim_after=0.2) as durable,
     ):
+        durable.subscribe("orders", worked)
+        durable.publish("orders", "x", 1)
+        assert worked.has(1)
         broker.subscribe("posts", heard)
         broker.publish("posts", "x", 1)
         assert heard.has(1)
@@ -439,9 +445,64 @@ def test_after_a_failover_the_new_primary_is_heard(heard: Heard) -> None:
         def published() -> bool:
             try:
                 broker.publish("posts", "x", 2)
+                durable.publish("orders", "x", 2)
             except StoreUnavailable:
                 return False
             return True
 
         assert wait_until(published, 20.0)
         assert heard.has(2)
+        assert wait_until(lambda: bool(worked.data[1:]) and worked.data[-1] == 2, 20.0)
+
+
+# ---------------------------------------------------------------------------- questions and answers
+
+
+class Asked:
+    """A pub/sub connection that notes what it is asked, and answers what a test says."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bytes]] = []
+        self.answers: list[dict[str, Any]] = []
+
+    def subscribe(self, raw: bytes) -> None:
+        self.asked.append(("subscribe", raw))
+
+    def unsubscribe(self, raw: bytes) -> None:
+        self.asked.append(("unsubscribe", raw))
+
+    def get_message(self, timeout: float) -> dict[str, Any] | None:
+        return self.answers.pop(0) if self.answers else None
+
+    def answer(self, talk: line.Talk, *kinds: str) -> None:
+        self.answers = [{"type": kind, "channel": b"", "data": 1} for kind in kinds]
+        while talk.hear():
+            pass
+
+
+def test_the_answer_to_an_older_question_is_none_to_the_newest(embedded: Cache) -> None:
+    """Subscribed, given up and subscribed again: it is not subscribed before all three are answered."""
+    board, pubsub = Board(""), Asked()
+    talk = line.Talk(pubsub, board, "private")
+    first = Broker(embedded)._make("x", print, None, False, 1, "close", None, None)
+    topic, _ = board.add(first)
+    talk.adjust()
+    board.remove(first)
+    talk.adjust()
+    topic, _ = board.add(first)
+    talk.adjust()
+    assert [kind for kind, _ in pubsub.asked] == ["subscribe", "subscribe", "unsubscribe", "subscribe"]
+    pubsub.answer(talk, "subscribe", "subscribe")
+    assert talk.up
+    assert not topic.ready.done()
+    pubsub.answer(talk, "unsubscribe", "subscribe")
+    assert topic.ready.result(0) == ""
+
+
+def test_an_answer_to_no_question_is_a_gap() -> None:
+    """redis-py connects and subscribes again by itself, and does not say so."""
+    board, pubsub = Board(""), Asked()
+    talk = line.Talk(pubsub, board, "private")
+    pubsub.answer(talk, "subscribe")
+    with pytest.raises(ConnectionError, match="there was a gap"):
+        pubsub.answer(talk, "subscribe")
