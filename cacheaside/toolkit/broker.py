@@ -284,7 +284,7 @@ class Broker:
     @property
     def connected(self) -> bool:
         """Whether this process hears what is published: always, on the embedded store."""
-        return self._line is None or self._line.up
+        return self._line is None or (self._line.up and self._line.thread.running)
 
     def end(self, subscriptions: tuple[Subscription, ...], *, blocking: bool) -> Flow[None]:
         """Close subscriptions, and wait for those of their handlers that are at work."""

@@ -58,8 +58,9 @@ class Line:
             try:
                 self._listen(pubsub, stop)
             finally:
-                self.up = False
-                self._board.broken()
+                if not stop.is_set():  # else there may be a new thread already, that has its own line
+                    self.up = False
+                    self._board.broken()
                 pubsub.close()
         finally:
             client.close()

@@ -68,7 +68,7 @@ def nothing_is_left() -> Iterator[None]:
     """Threads that a test began end with it."""
     before = set(threading.enumerate())
     yield
-    assert wait_until(lambda: not ours(before), 5.0), ours(before)
+    assert wait_until(lambda: not ours(before), 10.0), ours(before)
 
 
 def ours(before: set[threading.Thread]) -> list[threading.Thread]:
@@ -102,7 +102,7 @@ class Heard:
         return [m.data for m in self.messages]
 
     def has(self, count: int) -> bool:
-        return wait_until(lambda: len(self.messages) >= count, 5.0)
+        return wait_until(lambda: len(self.messages) >= count, 20.0)
 
 
 @pytest.fixture

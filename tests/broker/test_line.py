@@ -339,7 +339,7 @@ async def test_closing_leaves_no_task(redis_url: str) -> None:
         await broker.asubscribe("posts", slow)
         for _ in range(3):
             await broker.apublish("posts", "x", 1)
-        await asyncio.wait_for(stuck.wait(), 5)
+        await asyncio.wait_for(stuck.wait(), 20)
     assert len(asyncio.all_tasks()) == before
 
 

@@ -30,7 +30,7 @@ class Spans:
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
 
     def one(self, name: str) -> ReadableSpan:
-        assert wait_until(lambda: len(self.named(name)) == 1, 5.0)
+        assert wait_until(lambda: len(self.named(name)) == 1, 20.0)
         return self.named(name)[0]
 
 
