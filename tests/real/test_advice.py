@@ -220,9 +220,16 @@ async def test_locks_are_advised_likewise_and_on_an_event_loop(evicting: Server,
     assert "keeps locks" in line
 
 
-def test_a_server_that_evicts_nothing_is_not_advised(cache: Cache, told: Any) -> None:
-    sessions = SessionStore(cache)
-    session = sessions.create(1, {})
-    assert sessions.get(session.token) is not None
-    cache.driver.close()  # waits for what was asked beside
+@pytest.mark.parametrize(("limit", "policy"), [("0", "allkeys-lru"), ("50mb", "noeviction")])
+def test_a_server_that_evicts_nothing_is_not_advised(
+    evicting: Server, told: Any, limit: str, policy: str
+) -> None:
+    with evicting.client() as client:
+        client.config_set("maxmemory", limit)
+        client.config_set("maxmemory-policy", policy)
+    with Cache(evicting.url) as cache:
+        sessions = SessionStore(cache)
+        session = sessions.create(1, {})
+        assert sessions.get(session.token) is not None
+    # Closing has waited for what was asked beside.
     assert told() == []

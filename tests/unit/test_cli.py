@@ -124,6 +124,11 @@ def test_no_password_is_shown_wherever_it_was_typed(typed: list[str]) -> None:
     assert "Traceback" not in told.stderr
 
 
+def test_a_fault_of_the_program_shows_no_variables() -> None:
+    """Typer's own tracebacks may, and a variable may be a URL."""
+    assert make_app().pretty_exceptions_enable is False
+
+
 def test_logins_are_taken_out_of_any_text() -> None:
     assert without_logins("at redis://u:p@h:1 and rediss://:p/q@x") == "at redis://***@h:1 and rediss://***@x"
     assert without_logins("users:a@b stays") == "users:a@b stays"
