@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import settings
 
 from cacheaside import link
 from cacheaside.testing import ClusterServer, Server, available
 from cacheaside.urls import TIMEOUT
 
+# How long one example takes says more about the machine than about the code.
+settings.register_profile("cacheaside", deadline=None)
+settings.load_profile("cacheaside")
 pytest.register_assert_rewrite("cacheaside.testing.contract")
 
 SERVERS = available()

@@ -18,18 +18,28 @@ from cacheaside.engine.commands import Fetch, Load, Sleep
 from cacheaside.engine.drive import Driver
 from cacheaside.errors import StoreUnavailable
 from cacheaside.sockets import SLACK, PunctualConnection, PunctualSocket, look_up
+from cacheaside.testing import FakeClock
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The clock of budgets, which moves when told to."""
+    clock = FakeClock()
+    monkeypatch.setattr("cacheaside.budget.monotonic", clock)
+    return clock
 
 
 class Slow:
     """A store that takes its time; it notes how much it was given."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, now: FakeClock) -> None:
         self.seconds = seconds
+        self.now = now
         self.given: list[float] = []
 
     def perform(self, command: Any) -> Any:
-        self.given.append(give_up.get() - time.monotonic())
-        time.sleep(self.seconds)
+        self.given.append(give_up.get() - self.now())
+        self.now.tick(self.seconds)
         return None
 
     async def aperform(self, command: Any) -> Any:
@@ -44,24 +54,24 @@ async def run(driver: Driver, flow: Any, store: Any, colour: str) -> Any:
 
 
 @both
-async def test_one_flow_has_one_budget(colour: str) -> None:
+async def test_one_flow_has_one_budget(colour: str, now: FakeClock) -> None:
     def flow() -> Any:
         for _ in range(3):
             yield Fetch(("k",))
 
-    store = Slow(0.03)
+    store = Slow(0.03, now)
     with pytest.raises(StoreUnavailable, match=r"used up the 0\.05 s"):
         await run(Driver(timeout=0.05), flow(), store, colour)
     first, second = store.given
-    assert first == pytest.approx(0.05, abs=0.01)
-    assert second < 0.021
+    assert first == pytest.approx(0.05)
+    assert second == pytest.approx(0.02)
     assert give_up.get() == float("inf")
 
 
 @both
-async def test_loads_are_not_charged(colour: str) -> None:
+async def test_loads_are_not_charged(colour: str, now: FakeClock) -> None:
     def slow() -> int:
-        time.sleep(0.06)
+        now.tick(0.06)
         return 1
 
     async def aslow() -> int:
@@ -72,13 +82,13 @@ async def test_loads_are_not_charged(colour: str) -> None:
         yield Load(Call("n:k", (), slow if colour == "sync" else aslow))
         yield Fetch(("k",))
 
-    store = Slow(0.0)
+    store = Slow(0.0, now)
     await run(Driver(timeout=0.05), flow(), store, colour)
-    assert store.given[1] > 0.03
+    assert store.given[1] == pytest.approx(0.05)
 
 
 @both
-async def test_after_a_wait_for_others_there_is_all_of_it_again(colour: str) -> None:
+async def test_after_a_wait_for_others_there_is_all_of_it_again(colour: str, now: FakeClock) -> None:
     """Who follows a load elsewhere looks again and again."""
 
     def flow() -> Any:
@@ -86,16 +96,16 @@ async def test_after_a_wait_for_others_there_is_all_of_it_again(colour: str) -> 
             yield Fetch(("k",))
             yield Sleep(0.0)
 
-    store = Slow(0.03)
+    store = Slow(0.03, now)
     await run(Driver(timeout=0.05), flow(), store, colour)
-    assert min(store.given) > 0.04
+    assert min(store.given) == pytest.approx(0.05)
 
 
-def test_a_store_that_does_not_block_has_none() -> None:
+def test_a_store_that_does_not_block_has_none(now: FakeClock) -> None:
     def flow() -> Any:
         yield Fetch(("k",))
 
-    store = Slow(0.0)
+    store = Slow(0.0, now)
     Driver().run(flow(), store)
     assert store.given == [float("inf")]
 
