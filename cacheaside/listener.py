@@ -101,7 +101,7 @@ class Listener:
         """Somebody has announced what L1 must drop, or what a follower may find filled."""
         try:
             heard = read_announcement(data)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             # Somebody speaks who is not understood: what he meant to drop can't be known.
             log.warning("an announcement does not parse; L1 starts anew")
             self._near.clear()

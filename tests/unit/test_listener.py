@@ -173,3 +173,13 @@ def test_a_forked_child_has_heard_nothing(listener: Listener) -> None:
     assert not listener.expect("proof").result(0)
     listener.broken()
     assert not proof.done()
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x91\x91\xa1\xff", b"\x92\x90\x07"])
+def test_what_is_no_announcement_empties_l1(data: bytes) -> None:
+    """What it was to drop cannot be known; text that is no text is not understood either."""
+    near = NearCache(10, 10_000, 1000)
+    near.put("n:k", "kept", 1e12, (), near.now(), 4)
+    assert near.entries
+    Listener(near, 1.0).announced(data)
+    assert not near.entries
