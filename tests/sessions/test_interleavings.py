@@ -21,6 +21,8 @@ Actor = tuple[str, Callable[["Scene"], Any]]
 class Scene:
     """A store, and a cache that hands out its flows instead of driving them."""
 
+    endpoint = None
+
     def __init__(self, **options: Any) -> None:
         clock = FakeClock()
         self.world = ProcessWorld(RawKeys("p"), clock=clock)
