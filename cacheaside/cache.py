@@ -28,7 +28,7 @@ from cacheaside.hubs import Hub, OneServer, Shards
 from cacheaside.incarnation import FailoverMode, check_mode
 from cacheaside.keys import RawKeys, check_namespace
 from cacheaside.keyspace import Key
-from cacheaside.link import Link, OwnStoreLink, endpoint_within, weakly
+from cacheaside.link import Link, OwnStoreLink, endpoint_within
 from cacheaside.many import cached_many_decorator
 from cacheaside.metrics import observe
 from cacheaside.names import key_names, tag_names
@@ -46,6 +46,7 @@ from cacheaside.stores.topology import Topology
 from cacheaside.telemetry import Telemetry
 from cacheaside.transactions import Mutating, Transaction
 from cacheaside.urls import TIMEOUT, Endpoint, parse_url
+from cacheaside.weak import Weakly
 from cacheaside.world import ClusterWorld, ProcessWorld
 from cacheaside.writers import invalidates_decorator, updates_decorator
 
@@ -181,7 +182,7 @@ class Cache(Operations):
         self.link: Link | OwnStoreLink
         remote: RemoteStore | None = cluster
         if self.endpoint is None or cluster is not None:
-            present = weakly(self._present_store)
+            present = Weakly(self._present_store)
             self.link = OwnStoreLink(present, self.world, self.events, self.driver.timeout)
         else:
             self.link = Link(self.endpoint, self.world, mode, self.events, index_limit)
@@ -203,13 +204,13 @@ class Cache(Operations):
                     else Shards(keys, cast(ClusterStore, remote), BUCKETS, window)
                 )
                 self.channel = remote.channel = Channel(
-                    hub, self.near, self.world.tick, window, alone, self.events
+                    hub, self.near, self.world.tick, window, alone, self.events, Weakly(self.listen).alive
                 )
                 self.driver.notices = self.channel.expect_fill
         self.link.near = self.near
         every = None if reclaim_every is None else seconds("reclaim_every", reclaim_every)
         listed = self.endpoint is not None and index_limit
-        self.reclaimer = Reclaimer(self.reclaim, every if listed else None)
+        self.reclaimer = Reclaimer(Weakly(self.reclaim), every if listed else None)
         self.counts: dict[str, Counts] = {}
         self.codecs: dict[bytes, ValueCodec] = {}
         self.bound_here: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -368,6 +369,8 @@ class Cache(Operations):
             part.close()
         self.reclaimer.close()
         self.link.recovery.close()
+        if owed := len(self.world.journal):
+            self.events.tell("unacknowledged", f"closed while {owed} invalidations are not acknowledged")
         if self.channel is not None:
             self.channel.close()
         self.driver.close()

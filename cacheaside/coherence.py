@@ -40,6 +40,8 @@ PAUSE_LAST: Final = 1.0
 SUBSCRIBE_WITHIN: Final = 2.0
 REST_WITHIN: Final = 0.1
 """Seconds that the rest of a message may take."""
+ASK_WITHIN: Final = 0.5
+"""Seconds after which it is asked again whether there is anything else to do than to listen."""
 SILENT: Final = 2.0
 """Seconds without a heartbeat of one's own, four windows at least, after which the line is made anew."""
 
@@ -54,6 +56,7 @@ class Channel:
         window: seconds that L1 may lag behind an invalidation.
         alone: seconds that L1 is believed while the channel cannot be had; None turns it off then.
         events: told when L1 may be believed from now on, when no longer, and if it never can be.
+        wanted: whether anybody still needs it; asked now and then.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class Channel:
         window: float,
         alone: float | None = None,
         events: Events | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._wanted = wanted
         self.hub = hub
         self._events = events if events is not None else Events(None)
         self._coherent = False
@@ -144,7 +149,7 @@ class Channel:
 
     def _work(self) -> None:
         stop, pause, alone = self._stop, PAUSE_FIRST, self.listener.alone
-        while not stop.is_set():
+        while not stop.is_set() and self._wanted():
             began = self._tick()
             try:
                 self._listen(stop)
@@ -181,7 +186,7 @@ class Channel:
                     return
             self.trouble = None
             next_beat, began = 0.0, self._tick()
-            while not stop.is_set():
+            while not stop.is_set() and self._wanted():
                 now = self._tick()
                 self._notice()
                 if now - max(began, self._near.horizon - self.window) > max(SILENT, BEATS * self.window):
@@ -189,7 +194,7 @@ class Channel:
                 if now >= next_beat:
                     hub.beat([listener.beat(now, line) for line in range(len(lines))])
                     next_beat = now + self.window / BEATS
-                if not self._hear(lines, max(0.001, next_beat - self._tick())):
+                if not self._hear(lines, min(max(0.001, next_beat - self._tick()), ASK_WITHIN)):
                     return
         finally:
             for line in lines:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 from typing import Any
-from weakref import WeakMethod
 
 from cacheaside.breaker import Breaker
 from cacheaside.connection import ServerFacts, aconnect, connect
@@ -173,14 +172,3 @@ class OwnStoreLink:
 def endpoint_within(endpoint: Endpoint, timeout: float) -> Endpoint:
     """The endpoint with the seconds that a call waits for it: what its URL says, or else ``timeout``."""
     return endpoint if endpoint.timeout is not None else replace(endpoint, timeout=timeout)
-
-
-def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method for threads to call that must not keep its object alive."""
-    ref = WeakMethod(method)
-
-    def call(*args: Any) -> Any:
-        alive = ref()
-        return None if alive is None else alive(*args)
-
-    return call

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from cacheaside.fork import renew_after_fork
+from cacheaside.weak import Weakly
 
 log = logging.getLogger("cacheaside")
 
@@ -19,11 +20,11 @@ class Reclaimer:
     """Remembers which tags were invalidated and, every so often, has each swept once.
 
     Args:
-        sweep: frees what one tag has invalidated.
+        sweep: frees what one tag has invalidated; the thread ends when it is not alive any more.
         every: seconds between rounds; None turns it off.
     """
 
-    def __init__(self, sweep: Callable[[str], int], every: float | None) -> None:
+    def __init__(self, sweep: Weakly, every: float | None) -> None:
         self._sweep = sweep
         self._every = every
         self._tags: dict[str, None] = {}
@@ -73,5 +74,5 @@ class Reclaimer:
 
     def _work(self) -> None:
         stop = self._stop
-        while not stop.wait(self._every):
+        while not stop.wait(self._every) and self._sweep.alive():
             self.round()

@@ -87,7 +87,10 @@ class Workers:
 
 
 class Keeper:
-    """Renews the leases of loads that run in their callers' own threads, from one thread of its own."""
+    """Renews the leases of loads that run in their callers' own threads, from one thread of its own.
+
+    The thread lives for a while after the last load, and what ``perform`` knows with it.
+    """
 
     def __init__(self, perform: Callable[[Any, Any], Any]) -> None:
         self._perform = perform
@@ -130,20 +133,7 @@ class Keeper:
 
     def _work(self, wake: threading.Event) -> None:
         while self._wake is wake:
-            with self._lock:
-                kept = list(self._kept.items())
-            now = time.monotonic()
-            for ticket, (due, renew, store) in kept:
-                if due > now:
-                    continue
-                with self._lock:
-                    if ticket not in self._kept:
-                        continue
-                    self._kept[ticket] = (now + renew.ttl / 3, renew, store)
-                try:
-                    self._perform(renew, store)
-                except Exception as error:
-                    log.debug("a lease was not renewed: %s", error)
+            self._renew_what_is_due()
             with self._lock:
                 self._next = min((due for due, _, _ in self._kept.values()), default=math.inf)
                 pause = self._next - time.monotonic()
@@ -154,6 +144,22 @@ class Keeper:
                         self._thread = None
                         return
             wake.clear()
+
+    def _renew_what_is_due(self) -> None:
+        with self._lock:
+            kept = list(self._kept.items())
+        now = time.monotonic()
+        for ticket, (due, renew, store) in kept:
+            if due > now:
+                continue
+            with self._lock:
+                if ticket not in self._kept:
+                    continue
+                self._kept[ticket] = (now + renew.ttl / 3, renew, store)
+            try:
+                self._perform(renew, store)
+            except Exception as error:
+                log.debug("a lease was not renewed: %s", error)
 
     def close(self) -> None:
         with self._lock:

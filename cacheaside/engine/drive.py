@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_futures
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from cacheaside.budget import Budget
@@ -98,7 +99,7 @@ class Driver:
         self._spans = spans or NoSpans()
         self.timeout = timeout
         self.notices: Callable[[str], Future[bool] | None] | None = None
-        self._keeper = Keeper(self.perform)
+        self._keeper = Keeper(partial(perform_within, timeout))
         self._workers = Workers(WORKERS)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -156,10 +157,6 @@ class Driver:
             return store.perform(command)
         with budget:
             return store.perform(command)
-
-    def perform(self, command: Any, store: Store) -> Any:
-        """One command that belongs to no flow."""
-        return self._ask(command, store, self._budget())
 
     def _pause(self, command: Sleep) -> None:
         if command.expected is None:
@@ -411,6 +408,14 @@ class Driver:
             task.cancel()
         await asyncio.gather(*mine, return_exceptions=True)
         self.close()
+
+
+def perform_within(timeout: float | None, command: Any, store: Store) -> Any:
+    """One command that belongs to no flow."""
+    if timeout is None:
+        return store.perform(command)
+    with Budget(timeout):
+        return store.perform(command)
 
 
 def outcome(call: Call) -> Loaded:
