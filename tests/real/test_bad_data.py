@@ -477,7 +477,7 @@ async def test_calls_are_answered_without_a_server(caplog, asynchronous):
         assert time.monotonic() - began < 2
         counts = cache.stats()["namespaces"]["posts"]
         assert (counts["unavailable"], counts["stored"]) == (5, 0)
-        assert len(warnings(caplog)) == 1
+        assert 1 <= len(warnings(caplog)) <= 2  # that it failed, and that Redis is away
         assert (await cache.aget("posts:post:1", 0) if asynchronous else cache.get("posts:post:1", 0)) == 0
         receipt = await cached.invalidate(1) if asynchronous else cached.invalidate(1)
         assert not receipt

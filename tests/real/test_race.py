@@ -490,7 +490,7 @@ def wreck(url: str, until: float, seen: Counter[str]) -> None:
         while time.monotonic() < until:
             time.sleep(random.random() * 0.01)
             chance = random.random()
-            if chance < 0.02:
+            if chance < 0.02 or not seen["flushes"]:
                 client.flushall()
                 seen["flushes"] += 1
             elif chance < 0.06:

@@ -75,7 +75,7 @@ def snapshots_fail(server: Server) -> Callable[[], object]:
 def test_a_server_that_takes_no_writes_is_read_from_and_told_later(
     kind: Any, trouble: Callable[[Server], Callable[[], object]], events: list[Event]
 ) -> None:
-    with Server(kind) as server, Cache(server.url, **FAST, on_event=events.append) as cache:
+    with Server(kind) as server, Cache(server.url, **FAST, on_event=events.append, l1_window=None) as cache:
         row = Row(cache)
         other = cache.get_or_load("rows:other", lambda: 7)
         assert row.get() == row.get() == 0
@@ -102,7 +102,10 @@ def test_a_server_that_takes_no_writes_is_read_from_and_told_later(
 
 @servers_of_each_kind
 def test_a_server_busy_with_a_script_is_away(kind: Any) -> None:
-    with Server(kind, args=["--busy-reply-threshold", "50"]) as server, Cache(server.url, **FAST) as cache:
+    with (
+        Server(kind, args=["--busy-reply-threshold", "50"]) as server,
+        Cache(server.url, **FAST, l1_window=None) as cache,
+    ):
         row = Row(cache)
         row.get()
 
@@ -190,7 +193,7 @@ def test_a_server_that_is_loading_is_away_until_it_has_loaded(kind: Any) -> None
             for n in range(30):
                 client.mset({f"k:{n}:{i}": b"x" * 100 for i in range(100)})
             client.save()
-        with Cache(server.url, **FAST) as cache:
+        with Cache(server.url, **FAST, l1_window=None) as cache:
             row = Row(cache)
             row.get()
             server.kill()
@@ -251,7 +254,7 @@ def test_an_account_that_may_not_publish_works_without_l1(
     url = account(clean, "~*", "+@all", *rules)
     with (
         Cache(url, timeout=1, l1_window=1, on_event=events.append) as cache,
-        Cache(clean.url, timeout=1) as other,
+        Cache(clean.url, timeout=1, l1_window=None) as other,
         Cache(clean.url, timeout=1, l1_window=1) as listening,
     ):
         row, theirs = Row(cache), Row(other)
@@ -291,7 +294,7 @@ def test_an_account_without_scripts_reads_and_invalidates_and_stores_nothing(
         Cache(
             account(clean, "~*", "&*", "+@all", *rules), **FAST, l1_window=1, on_event=events.append
         ) as cache,
-        Cache(clean.url, timeout=1) as other,
+        Cache(clean.url, timeout=1, l1_window=None) as other,
     ):
         row, theirs = Row(cache), Row(other)
         assert cache.set("rows:set", 1) is False
@@ -316,7 +319,7 @@ def test_an_account_without_scripts_reads_and_invalidates_and_stores_nothing(
 
 
 def test_an_account_without_evalsha_uses_eval(clean: Server) -> None:
-    with Cache(account(clean, "~*", "&*", "+@all", "-evalsha"), **FAST) as cache:
+    with Cache(account(clean, "~*", "&*", "+@all", "-evalsha"), **FAST, l1_window=None) as cache:
         row = Row(cache)
         assert row.get() == row.get() == 0
         assert row.loads == 1
@@ -327,7 +330,9 @@ def test_rights_that_are_given_later_are_used(
     clean: Server, monkeypatch: pytest.MonkeyPatch, events: list[Event]
 ) -> None:
     monkeypatch.setattr("cacheaside.stores.rights.AGAIN", 0.05)
-    with Cache(account(clean, "~*", "&*", "+@all", "-@scripting"), **FAST, on_event=events.append) as cache:
+    with Cache(
+        account(clean, "~*", "&*", "+@all", "-@scripting"), **FAST, on_event=events.append, l1_window=None
+    ) as cache:
         row = Row(cache)
         assert row.get() == row.get() == 0
         account(clean, "~*", "&*", "+@all")
@@ -342,7 +347,7 @@ def test_an_account_without_info_repeats_after_each_lost_connection(kind: Any, e
     args = ["--user", "app", "on", ">pw", "~*", "&*", "+@all", "-info"]
     with Server(kind, args=args) as server:
         url = f"redis://app:pw@127.0.0.1:{server.port}/0"
-        with Cache(url, **FAST, on_event=events.append) as cache:
+        with Cache(url, **FAST, on_event=events.append, l1_window=None) as cache:
             row = Row(cache)
             assert row.get() == row.get() == 0
             with server.client() as client:
