@@ -62,7 +62,7 @@ class Reader:
     """Two rows read through one cache, one of which is going to be invalidated."""
 
     def __init__(self, url: str, mode: str, **settings: Any) -> None:
-        self.cache = Cache(url, failover=mode, **FAST, **settings)  # type: ignore[arg-type]
+        self.cache = Cache(url, failover=mode, **FAST, **settings, l1_window=None)  # type: ignore[arg-type]
         self.row, self.other = Row(), Row()
         self.read = self.row.reader(self.cache)
         self.read_other = self.other.reader(self.cache, key="other", tags=["others"])
@@ -122,7 +122,7 @@ def test_after_a_promotion_what_was_invalidated_here_stays_invalidated_and_the_r
 
 async def test_a_loop_of_its_own_finds_that_out_too(pair: Pair) -> None:
     row = Row()
-    async with Cache(pair.name.url, **FAST) as cache:
+    async with Cache(pair.name.url, **FAST, l1_window=None) as cache:
         read = row.reader(cache, "async")
         assert await read() == await read() == 0
         pair.part()
