@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.proof.episodes import (
     WRITER,
     apart,
@@ -21,6 +23,11 @@ from tests.proof.episodes import (
     update,
 )
 from tests.proof.steps import Scenario
+
+_BY_KEY, _BY_TAG = ("writer", (by_key,)), ("writer", (by_tag,))
+_BY_LATE_TAG = ("writer", (by_late_tag,))
+_UPDATER = ("updater", (update,))
+_for_errors = stale_value(stale_while_revalidate=0, stale_if_error=1000)
 
 APART = apart(reader(get, get), reader(get), WRITER, evictions=1)
 BESIDE = beside(reader(get), reader(get), WRITER, evictions=1)
@@ -57,14 +64,17 @@ EXHAUSTIVE: dict[str, tuple[Scenario, set[str]]] = {
     "readers in one process": (BESIDE, {"hits_l2", "refused", "coalesced"}),
     "readers and the writer in one process with an L1": (L1, {"hits_l2", "refused", "coalesced"}),
     "in a cluster": (
-        apart(reader(get), reader(get), WRITER, evictions=1, cluster=True),
+        apart(reader(get), reader(get), WRITER, cluster=True),
         {"hits_l2", "refused"},
     ),
     "a failover that forgets the last write": (
         apart(reader(get), reader(get), WRITER, failovers=1),
         {"hits_l2", "refused"},
     ),
-    "in a cluster, a failover of the values' server or of the tags'": (SPREAD, {"hits_l2", "refused"}),
+    "in a cluster, a failover of the values' server or of the tags'": (
+        replace(SPREAD, before=(get,)),
+        {"hits_l2", "refused"},
+    ),
     "in a cluster, a slot that moves, and a failover": (MOVED, {"hits_l2", "refused"}),
     "a held transaction whose writer dies, by key": (HELD, {"hits_l2", "refused"}),
     "a held transaction whose writer dies, by tag": (
@@ -111,21 +121,15 @@ EXHAUSTIVE: dict[str, tuple[Scenario, set[str]]] = {
         {"hits_l2", "refused"},
     ),
     "a stale value renewed by its caller": (
-        apart(reader(get), reader(get), WRITER, **stale_value(), evictions=1),
+        apart(reader(get), reader(get), _BY_TAG, **stale_value(), evictions=1),
         {"stale", "refused"},
     ),
     "a stale value renewed in the background": (
-        apart(reader(get), reader(get), WRITER, **stale_value(refresh="background"), evictions=1),
+        apart(reader(get), reader(get), _BY_KEY, **stale_value(refresh="background"), evictions=1),
         {"stale", "refused"},
     ),
     "a stale value kept for errors": (
-        apart(
-            reader(get),
-            reader(get),
-            WRITER,
-            evictions=1,
-            **stale_value(stale_while_revalidate=0, stale_if_error=1000),
-        ),
+        apart(reader(get), reader(get), _BY_KEY, **_for_errors, evictions=1),
         {"waits", "refused"},
     ),
     "refresh, a reader and invalidations": (
@@ -181,14 +185,21 @@ EXHAUSTIVE: dict[str, tuple[Scenario, set[str]]] = {
     ),
 }
 
-_BY_TAG = ("writer", (by_tag,))
-_BY_LATE_TAG = ("writer", (by_late_tag,))
-_UPDATER = ("updater", (update,))
-
 EXHAUSTIVE_SOAK: dict[str, Scenario] = {
     "readers apart, two gets each": apart(reader(get, get), reader(get, get), WRITER, evictions=1),
     "readers in one process, three gets": beside(reader(get, get), reader(get), WRITER, evictions=1),
     "a failover and an eviction": FAILOVER,
+    "in a cluster, an eviction": apart(reader(get), reader(get), WRITER, evictions=1, cluster=True),
+    "in a cluster, from nothing, a failover of one server": SPREAD,
+    "a stale value renewed by its caller, two writes": apart(
+        reader(get), reader(get), WRITER, **stale_value(), evictions=1
+    ),
+    "a stale value renewed in the background, two writes": apart(
+        reader(get), reader(get), WRITER, **stale_value(refresh="background"), evictions=1
+    ),
+    "a stale value kept for errors, two writes": apart(
+        reader(get), reader(get), WRITER, **_for_errors, evictions=1
+    ),
     "an L1 and an eviction": together(reader(get), reader(get), WRITER, l1=True, evictions=1),
     "an L1 and a lost answer": together(reader(get), reader(get), _BY_TAG, l1=True, losses=1),
     "an L1 and a batch": together(reader(get_many), reader(get), _BY_TAG, l1=True),

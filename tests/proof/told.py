@@ -157,36 +157,43 @@ class ToldJournal:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.kept = Journal(lambda: 0.0, owed=process.scenario.owed)
+        scenario = process.scenario
+        self.kept = Journal(lambda: 0.0, owed=scenario.owed)
+        self.may_owe = bool(scenario.losses or scenario.cancels or scenario.failover)
+
+    def touch(self) -> None:
+        """Where nothing gets lost, it has always the same to say."""
+        if self.may_owe:
+            self.process.touch()
 
     def __getattr__(self, name: str) -> Any:
-        self.process.touch()
+        self.touch()
         return getattr(self.kept, name)
 
     @property
     def change(self) -> int:
-        self.process.touch()
+        self.touch()
         self.process.turn.changes.add(self.kept.change)
         return self.kept.change
 
     @property
     def owing(self) -> bool:
-        self.process.touch()
+        self.touch()
         return self.process.tell(("owing", self.kept.owing))[1]
 
     def doubts(self, key: str, tags: Iterable[str], since: int) -> bool:
-        self.process.touch()
+        self.touch()
         return self.process.tell(("doubts", self.kept.doubts(key, tags, since)))[1]
 
     def batch(self, most: int) -> Batch:
-        self.process.touch()
+        self.touch()
         batch = self.kept.batch(most)
         self.process.turn.changes.add(batch.change)
         self.process.tell(batch[:-1])
         return batch
 
     def settle(self, batch: Batch) -> None:
-        self.process.touch()
+        self.touch()
         self.process.happened.add("replayed")
         self.kept.settle(batch)
 
