@@ -4,8 +4,9 @@ A *scenario* is a few processes with a few actors each. An actor plays *episodes
 generators that run a production flow (a read, an invalidation, a put) and yield its commands. Each
 command is one atomic step of the one ``EmbeddedStore``, taken when the scheduler picks that actor; a
 load reads the version of the "database", an integer, as a step of its own. Besides there may be budgets
-of mishaps: evictions of any key, lost answers, cancelled calls, deaths, a failover that forgets the last
-write. A get notes the version acknowledged before it began (``Note``) and is *stale* if it answers less.
+of mishaps: evictions of any key, lost answers, cancelled calls, deaths, failovers that forget the last
+writes, lines that break. A get notes the version acknowledged before it began (``Note``) and is *stale*
+if it answers less.
 
 **States.** Python cannot copy a generator, so nothing is copied: a process is run again from the
 replies that led to it. Schedules that lead to one state are followed once. A state is what the store
@@ -23,6 +24,12 @@ it makes the actor read or write what they share: else it can be told apart from
 A note is taken with the first command, an acknowledgement at once: later and sooner demand the most. A
 waiter may give up at any time if ``impatient``, else when nobody else can move; who polls looks again
 when it would be told something new, since else it is where it was.
+
+**Lines.** A process that listens to the channel has a line, or one to each server: what is published waits
+there, in order, until it is heard. A line may break; the process notices it some time, or the client has
+subscribed again behind its back. Heartbeats take their time, and time goes on in ticks. What L1 would
+answer is checked in every state. A process that does nothing, and whose L1 holds nothing that may age, hears
+no more.
 """
 
 from __future__ import annotations
