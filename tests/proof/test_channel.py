@@ -56,7 +56,7 @@ def test_no_l1_falls_behind_in_a_longer_scenario(name: str) -> None:
 def test_no_l1_falls_behind_in_random_schedules() -> None:
     """Three processes with an L1, four writes, two broken lines, an eviction; PROOF_SEED repeats a run."""
     seed = int(os.environ.get("PROOF_SEED") or int.from_bytes(os.urandom(4)))
-    report = Explorer(MANY).wander(200_000, seed)
+    report = Explorer(MANY).wander(100_000, seed)
     print(f"seed {seed}: {report}")
     assert {"l1", "l1_behind", "gap", "l1_refused"} <= report.covered
 
