@@ -475,6 +475,5 @@ def clustered(
         index_limit=index_limit,
         timeout=endpoint.wait,
         events=events,
-        secrets=endpoint.secrets,
     )
     return world, store

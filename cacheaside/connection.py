@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import blake2b
@@ -25,12 +26,19 @@ from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.driver_info import DriverInfo
-from redis.exceptions import NoPermissionError, RedisClusterException, ResponseError
+from redis.exceptions import (
+    InvalidResponse,
+    NoPermissionError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from cacheaside.errors import ConfigError
+from cacheaside.redaction import without
 from cacheaside.sockets import PUNCTUAL, PunctualSocket
 from cacheaside.urls import Endpoint
 
@@ -176,7 +184,11 @@ def connect(endpoint: Endpoint, on_connect: OnConnect) -> redis.Redis | RedisClu
     if endpoint.sentinel:
         sentinel: Any = cast("Any", Sentinel)(
             endpoint.hosts,
-            sentinel_kwargs=_sentinel_options(endpoint) | {"retry": Retry(NoBackoff(), 0)},
+            sentinel_kwargs=_sentinel_options(endpoint)
+            | {
+                "retry": Retry(NoBackoff(), 0),
+                "redis_connect_func": _learner(endpoint, None, handshake=True),
+            },
             **options,
         )
         return cast("redis.Redis", sentinel.master_for(endpoint.service, redis_class=_SentinelRedis))
@@ -226,7 +238,8 @@ def aconnect(
     if endpoint.sentinel:
         sentinel: Any = cast("Any", AsyncSentinel)(
             list(endpoint.hosts),
-            sentinel_kwargs=_sentinel_options(endpoint) | {"retry": AsyncRetry(NoBackoff(), 0)},
+            sentinel_kwargs=_sentinel_options(endpoint)
+            | {"retry": AsyncRetry(NoBackoff(), 0), "redis_connect_func": _alearner(endpoint, None)},
             **options,
         )
         return cast("aioredis.Redis", sentinel.master_for(endpoint.service, redis_class=_AsyncSentinelRedis))
@@ -243,14 +256,19 @@ def _punctual(client: redis.Redis) -> redis.Redis:
     return client
 
 
-def _learner(endpoint: Endpoint, on_connect: OnConnect, *, handshake: bool) -> Callable[[Any], None]:
+def _learner(endpoint: Endpoint, on_connect: OnConnect | None, *, handshake: bool) -> Callable[[Any], None]:
+    """What makes a connection ready and tells ``on_connect`` of its server; None for a sentinel."""
+
     def learn(connection: Any) -> None:
         try:
             connection._sock = PunctualSocket(connection._sock, connection.socket_timeout)
             if handshake:
-                connection.on_connect()
+                with only_redis():
+                    connection.on_connect()
             else:  # done already, with the socket as it was
                 connection._parser.on_connect(connection)
+            if on_connect is None:
+                return
             for section in _SECTIONS:
                 connection.send_command("INFO", section)
             info: dict[str, str] = {}
@@ -260,20 +278,34 @@ def _learner(endpoint: Endpoint, on_connect: OnConnect, *, handshake: bool) -> C
                 except ResponseError as error:
                     if not is_silence(error):
                         raise
-            on_connect(_met(connection, fit(endpoint, parse_info(info))))
+            with only_redis():
+                facts = fit(endpoint, parse_info(info))
+            on_connect(_met(connection, facts))
+            return
+        except RedisError as error:
+            connection.disconnect()
+            clean = without(error, endpoint.secrets)
+            if clean is error:
+                raise
         except BaseException:
             # redis-py closes the socket for its own errors only; after another one the pool would hand out
             # a connection whose server nobody has looked at.
             connection.disconnect()
             raise
+        raise clean
 
     return learn
 
 
-def _alearner(endpoint: Endpoint, on_connect: OnConnect) -> Callable[[Any], Any]:
+def _alearner(endpoint: Endpoint, on_connect: OnConnect | None) -> Callable[[Any], Any]:
+    """``_learner`` for event loops."""
+
     async def learn(connection: Any) -> None:
         try:
-            await connection.on_connect()
+            with only_redis():
+                await connection.on_connect()
+            if on_connect is None:
+                return
             for section in _SECTIONS:
                 await connection.send_command("INFO", section)
             info: dict[str, str] = {}
@@ -283,12 +315,32 @@ def _alearner(endpoint: Endpoint, on_connect: OnConnect) -> Callable[[Any], Any]
                 except ResponseError as error:
                     if not is_silence(error):
                         raise
-            on_connect(_met(connection, fit(endpoint, parse_info(info))))
+            with only_redis():
+                facts = fit(endpoint, parse_info(info))
+            on_connect(_met(connection, facts))
+            return
+        except RedisError as error:
+            await connection.disconnect(nowait=True)
+            clean = without(error, endpoint.secrets)
+            if clean is error:
+                raise
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
+        raise clean
 
     return learn
+
+
+@contextmanager
+def only_redis() -> Generator[None]:
+    """Whatever goes wrong with answers that no Redis gives is an error of redis-py's."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InvalidResponse("what answers here is not Redis") from error
 
 
 def _met(connection: Any, facts: ServerFacts) -> ServerFacts:

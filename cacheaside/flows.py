@@ -143,7 +143,7 @@ class Flows:
         try:
             entries: list[Found] = yield from find(self.world, keys)
         except StoreUnavailable as error:
-            log.warning("get answered as a miss: %s", error)
+            self.events.complain("get", "error", f"get answered as a miss: {error}")
             counts.unavailable += 1
             return found
         for entry in entries:
@@ -183,7 +183,7 @@ class Flows:
         try:
             (entry,) = yield from find(self.world, (key,))
         except StoreUnavailable as error:
-            log.warning("ttl answered as a miss: %s", error)
+            self.events.complain("ttl", "error", f"ttl answered as a miss: {error}")
             self._counted().unavailable += 1
             return None
         if entry.value is None or not entry.believed:
@@ -205,7 +205,7 @@ class Flows:
         try:
             return (yield from expire(self.world, key, ttl))
         except StoreUnavailable as error:
-            log.warning("expire did nothing: %s", error)
+            self.events.complain("expire", "error", f"expire did nothing: {error}")
             self._counted().unavailable += 1
             return False
         finally:

@@ -78,7 +78,6 @@ class Link:
             timeout=self.endpoint.wait,
             breaker=breaker,
             events=self.events,
-            secrets=self.endpoint.secrets,
         )
 
     def client(self) -> Any:
@@ -128,7 +127,7 @@ class Link:
         store.close()
 
     def still(self, error: Exception) -> None:
-        self.breaker.last = in_words(error, self.endpoint.secrets)
+        self.breaker.last = in_words(error)
 
     def a_key(self) -> str:
         return self.world.keys.token("ping")

@@ -13,6 +13,8 @@ from cacheaside.errors import ConfigError
 
 TIMEOUT: Final = 0.5
 """Seconds that a call waits for Redis in all, if nobody says anything else."""
+BEGINNING: Final = 8
+"""Characters of a password that are enough to recognise it by."""
 SCHEMES: Final = (
     "redis",
     "rediss",
@@ -22,6 +24,15 @@ SCHEMES: Final = (
     "redis+sentinel",
     "rediss+sentinel",
 )
+
+
+class Secrets(tuple[str, ...]):
+    """Passwords, which even a debugger's list of attributes does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secrets>"
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,10 +73,16 @@ class Endpoint:
         return min(self.connect_timeout or self.wait, self.wait)
 
     @property
-    def secrets(self) -> tuple[str, ...]:
-        """What must never be shown, as it is and as it is written in a URL."""
+    def secrets(self) -> Secrets:
+        """What must never be shown: how each password begins as it is, in a URL, in a repr and in an error of
+        Redis, which cuts it off somewhere and has spaces for the ends of lines."""
         words = filter(None, (self.password, self.sentinel_password, self._lone_name))
-        return tuple({form for word in words for form in (word, quote(word, safe=""))})
+        forms = (
+            form[:BEGINNING]
+            for word in words
+            for form in (word, quote(word, safe=""), repr(word)[1:-1], re.sub(r"[\r\n]", " ", word))
+        )
+        return Secrets(dict.fromkeys(forms))
 
     @property
     def _lone_name(self) -> str | None:

@@ -23,7 +23,7 @@ from cacheaside.engine.commands import Confirm, Fetch, Invalidate
 from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.events import Events
 from cacheaside.keys import RawKeys
-from cacheaside.redaction import in_words, shows
+from cacheaside.redaction import in_words
 from cacheaside.stores.batching import Batcher, in_time
 from cacheaside.stores.encoding import Call, Encoder, check
 from cacheaside.stores.lines import AsyncLines, Lines
@@ -46,7 +46,6 @@ class Remote(TypedDict, total=False):
     timeout: float
     breaker: Breaker | None
     events: Events | None
-    secrets: tuple[str, ...]
 
 
 class RemoteStore:
@@ -55,7 +54,7 @@ class RemoteStore:
     Args:
         timeout: seconds after which an event loop gives up a command whose caller does not say when.
         breaker: told of failures, and asked before each command; None never refuses one.
-        events: told what goes wrong, without what is among the ``secrets``.
+        events: told what goes wrong.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class RemoteStore:
         timeout: float = TIMEOUT,
         breaker: Breaker | None = None,
         events: Events | None = None,
-        secrets: tuple[str, ...] = (),
     ) -> None:
         self.timeout = timeout
         self.breaker = breaker if breaker is not None else Breaker(lambda _: None, limit=math.inf)
@@ -72,7 +70,6 @@ class RemoteStore:
         """When the store last answered, by ``time.monotonic()``."""
         self.channel: HeartbeatChannel | None = None
         self._events = events if events is not None else Events(None)
-        self._secrets = secrets
         self.rights = Rights(lambda kind, words: self._events.complain(kind, "degraded", words))
 
     def perform(self, command: Any) -> Any:
@@ -84,9 +81,9 @@ class RemoteStore:
         try:
             reply = self._send(command)
         except (RedisError, OSError) as error:
-            raise self._failed(error, turn) from self._cause(error)
+            raise self._failed(error, turn) from error
         except ConfigError as error:
-            raise self._misplaced(command, error, turn) from self._cause(error)
+            raise self._misplaced(command, error, turn) from error
         breaker.failures, self.contact = 0, monotonic()
         return reply
 
@@ -103,15 +100,15 @@ class RemoteStore:
                 async with in_time(self.timeout):
                     reply = await self._asend(command)
         except (RedisError, OSError) as error:
-            raise self._failed(error, turn) from self._cause(error)
+            raise self._failed(error, turn) from error
         except ConfigError as error:
-            raise self._misplaced(command, error, turn) from self._cause(error)
+            raise self._misplaced(command, error, turn) from error
         breaker.failures, self.contact = 0, monotonic()
         return reply
 
     def _failed(self, error: Exception, turn: int) -> StoreUnavailable:
         """What to raise; said at most once in a while, or a wrong password would look like a slow cache."""
-        words = in_words(error, self._secrets)
+        words = in_words(error)
         failure = StoreUnavailable(f"Redis did not serve a command: {words}")
         failure.answered = not is_outage(error)
         failure.unheard = isinstance(error, Unheard)
@@ -134,10 +131,6 @@ class RemoteStore:
         if self.contact == -math.inf and type(command) is not Invalidate:
             return error
         return self._failed(error, turn)
-
-    def _cause(self, error: Exception) -> Exception | None:
-        """The error to chain, unless it or what is behind it says a secret."""
-        return None if shows(error, self._secrets) else error
 
     def _send(self, command: Any) -> Any:
         raise NotImplementedError
