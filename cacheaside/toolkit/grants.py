@@ -119,8 +119,9 @@ class Grants:
     ) -> Flow[tuple[str, Grant | None]]:
         """A new token for a grant; who rotates the old one once more in its grace gets the same new one.
 
-        Returns ``"rotated"``, ``"before"`` (it was rotated a moment ago), ``"replayed"`` (``strict``: an
-        older token, and the grant has ended) or ``"unknown"``, and the grant.
+        Returns ``"rotated"``, ``"before"`` (it was rotated a moment ago), ``"replayed"`` (``strict``: it was
+        rotated longer ago, or its successor was in turn, and the grant has ended) or ``"unknown"``, and the
+        grant.
         """
         if not is_token(token):
             return "unknown", None

@@ -53,7 +53,8 @@ class RefreshTokens:
 
     Who uses one again that was rotated has a copy, or somebody else has: the whole line is revoked, and both
     must log in. Within ``grace`` seconds of the first use a second one is taken for the same client's, sent
-    twice, and is answered with the same successor.
+    twice or asked again because the answer was lost, and is answered with the same successor. Once that
+    successor was used, its answer was not lost: an older token is then a copy, however young.
 
     All operations raise StoreUnavailable when Redis is away. The loss of any key logs out.
 
@@ -61,7 +62,7 @@ class RefreshTokens:
         cache: where the hashes of the tokens live. Clearing the cache does not revoke them.
         ttl: seconds that a token is good for; its successor gets as many again.
         ns: the namespace of the keys.
-        grace: seconds in which a token may be used once more.
+        grace: seconds in which the last token that was used may be used once more.
         max_per_user: lines of one user; a new one pushes out the oldest.
         on_replay: told the user's id when a line was revoked because a token was used again.
     """
@@ -137,7 +138,7 @@ class RefreshTokens:
         what, grant = yield from self._grants.rotate(token, strict=True)
         if what == "replayed":
             counts["replayed"] += 1
-            log.warning("a refresh token was used again after its grace: all tokens of its line are revoked")
+            log.warning("a refresh token was used again: all tokens of its line are revoked")
             if self._on_replay is not None and grant is not None:
                 self._on_replay(grant.user_id)
             return None

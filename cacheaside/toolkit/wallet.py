@@ -11,7 +11,7 @@ from msgspec import Struct
 from cacheaside.stores.program import Program, Room
 
 MICRO: Final = 1_000_000
-_SUCCESSOR: Final = re.compile(rb"(\d+) (\d+) ([0-9a-f]{64})")
+_SUCCESSOR: Final = re.compile(rb"(\d+) (\d+) ([0-9a-f]{64}) ([0-9a-f]{64})")
 
 
 class Row(Struct):
@@ -61,11 +61,17 @@ class _Step(Struct):
         self.save()
 
     def successor(self) -> bytes | None:
+        """What the token in hand left when it was rotated, if that was a moment ago: masked."""
+        left = self.left()
+        return left and left[0]
+
+    def left(self) -> tuple[bytes, str] | None:
+        """The successor, masked, and its hash."""
         there = self.room.get(self.keys[1])
         match = _SUCCESSOR.fullmatch(there) if isinstance(there, bytes) else None
         if match is None or match[1] != match[2] or self.room.now() * MICRO >= int(match[1]):
             return None
-        return match[3]
+        return match[3], match[4].decode()
 
     def use(self, row: Row, ttl: int, seen: bool) -> None:
         if seen:
@@ -145,13 +151,13 @@ def _rotate(step: _Step, row: Row, new_hash: str, masked: str, grace: int, ttl: 
     if step.hash == row.hash:
         if grace:
             till = micros(step.room.now()) + grace
-            step.room.set(step.keys[1], f"{till} {till} {masked}".encode(), grace / MICRO)
+            step.room.set(step.keys[1], f"{till} {till} {masked} {new_hash}".encode(), grace / MICRO)
         row.hash = new_hash
         step.use(row, ttl, True)
         return [b"rotated", row.born, row.seen, row.data]
-    successor = step.successor()
-    if successor is not None:
-        return [b"before", row.born, row.seen, row.data, successor]
+    left = step.left()
+    if left is not None and (not strict or left[1] == row.hash):
+        return [b"before", row.born, row.seen, row.data, left[0]]
     if not strict:
         return None
     step.drop()

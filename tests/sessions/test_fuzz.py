@@ -285,15 +285,17 @@ def test_a_damaged_grace_is_over(where: str) -> None:
         names = store._rows if where == "embedded" else [key.decode() for key in redis.client.scan_iter()]
         (key,) = [name for name in names if not name.endswith("}")]
         left: bytes = store.get(key) if where == "embedded" else redis.client.get(key)
-        till, _, masked = left.split()
+        till, _, masked, following = left.split()
         late, past = b"%d" % (int(till) + 10**12), b"1000"
         for damaged, good in {
             left: True,
-            b" ".join((late, till, masked)): False,
-            b" ".join((till, late, masked)): False,
-            b" ".join((past, past, masked)): False,
-            b" ".join((till, till, masked[:-1])): False,
-            b" ".join((till, till, masked, masked)): False,
+            b" ".join((late, till, masked, following)): False,
+            b" ".join((till, late, masked, following)): False,
+            b" ".join((past, past, masked, following)): False,
+            b" ".join((till, till, masked[:-1], following)): False,
+            b" ".join((till, till, masked, following[:-1])): False,
+            b" ".join((till, till, masked)): False,
+            b" ".join((till, till, masked, following, following)): False,
             b"": False,
         }.items():
             store.set(key, damaged, 60) if where == "embedded" else redis.client.set(key, damaged)

@@ -48,12 +48,15 @@ local function find()
   return row
 end
 
--- The token may be one that was rotated a moment ago. When that moment ends is written twice: a fault
--- must not prolong it.
+-- The token may be one that was rotated a moment ago: its successor, masked, and the hash of that. When the
+-- moment ends is written twice: a fault must not prolong it.
 local function successor()
   local there = redis.pcall('GET', left)
-  local till, again, masked = string.match(type(there) == 'string' and there or '', '^(%d+) (%d+) (%x+)$')
-  return till and till == again and now < tonumber(till) and #masked == 64 and masked
+  local till, again, masked, next = string.match(
+    type(there) == 'string' and there or '', '^(%d+) (%d+) (%x+) (%x+)$')
+  if till and till == again and now < tonumber(till) and #masked == 64 and #next == 64 then
+    return masked, next
+  end
 end
 
 local function slide(row, ttl)
@@ -207,24 +210,25 @@ if step == 'replace' then
   return {1, row.born, row.seen}
 end
 
--- ARGV: the new token's hash; its secret for who has the old one, and for how long; idle life; whether an
--- older token ends the grant. Reply: what was done, born, seen, data, and the successor if it had one.
+-- ARGV: the new token's hash; its secret for who has the old one, and for how long; idle life; whether a
+-- token ends the grant that is older than the last one of its line, or was rotated longer ago. Reply: what was done, born, seen, data, and the successor if it had one.
 if step == 'rotate' then
   if ours then
     local grace = tonumber(ARGV[6])
     if grace > 0 then
       local till = text(now + grace)
-      redis.call('SET', left, till .. ' ' .. till .. ' ' .. ARGV[5], 'PX', math.ceil(grace / 1000))
+      redis.call('SET', left, till .. ' ' .. till .. ' ' .. ARGV[5] .. ' ' .. ARGV[4], 'PX', math.ceil(grace / 1000))
     end
     row.hash, row.seen = ARGV[4], text(now)
     slide(row, tonumber(ARGV[7]))
     return save(row) or {'rotated', row.born, row.seen, row.data}
   end
-  local next = successor()
-  if next then
+  local strict = ARGV[8] == '1'
+  local next, hash_of_next = successor()
+  if next and (not strict or hash_of_next == row.hash) then
     return {'before', row.born, row.seen, row.data, next}
   end
-  if ARGV[8] == '1' then
+  if strict then
     redis.call('HDEL', user, id, id .. '.')
     return {'replayed', row.born, row.seen, row.data}
   end
