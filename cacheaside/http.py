@@ -8,10 +8,12 @@ so an invalidation means the same for it. RFC 9110 and 9111 (HTTP, its caching),
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 from weakref import WeakKeyDictionary
 
@@ -111,6 +113,12 @@ class ResponsePolicy:
         identity = options.get("identity")
         if identity is not None and not callable(identity):
             raise ConfigError(f"identity must be a function of the request, not {identity!r}")
+        for name, function in (("identity", identity), ("tags", tags)):
+            if iscoroutinefunction(function):
+                raise ConfigError(
+                    f"{name} must be a plain function, not an async one: let a dependency find out, and "
+                    "leave it in request.state"
+                )
         vary = tuple(sorted({_header_name(one) for one in options.get("vary", ())}))
         query = options.get("query")
         max_body = options.get("max_body", 2**20)
@@ -148,7 +156,7 @@ class Asked:
     """A request, as far as it matters here.
 
     Args:
-        route: what names the endpoint, such as its path template; part of the key.
+        route: what names the endpoint, such as where it is mounted and its path template; part of the key.
         request: what ``identity`` and ``tags`` are called with.
         headers: by lower-case name; several of one name are joined by commas.
     """
@@ -289,17 +297,18 @@ def answer(
     headers.append(("cache-control", own.get("cache-control") or control(policy, plan.private)))
     if not made:
         headers.append(("age", str(int(age))))
-        headers.append(("cache-status", f"cacheaside; hit; ttl={int(policy.ttl - age)}"))
+        left = math.floor(lifetime(policy, found.headers) - age)
+        headers.append(("cache-status", f"cacheaside; hit; ttl={left}"))
     else:
         why = "request" if plan.anew else "miss"
         headers.append(("cache-status", f"cacheaside; fwd={why}; stored"))
-    if plan.private or policy.vary:
-        headers = [pair for pair in headers if pair[0] != "vary"]
-        names = {*policy.vary, *(("authorization", "cookie") if plan.private else ())}
-        headers.append(("vary", ", ".join(sorted(names))))
+    # Whoever says who he is may get another answer, from here or past us: other caches must know.
+    headers = [pair for pair in headers if pair[0] != "vary"]
+    headers.append(("vary", ", ".join(sorted({*policy.vary, "authorization", "cookie"}))))
     if policy.groups and plan.tags:
         headers.append(("cache-groups", groups(plan.tags)))
-    if matches(asked.headers.get("if-none-match", ""), own["etag"]):
+    fine = 200 <= found.status < 300  # a precondition is nothing to an error (RFC 9110, 13.2.1)
+    if fine and matches(asked.headers.get("if-none-match", ""), own["etag"]):
         return Answer(304, tuple(pair for pair in headers if pair[0] in _UNCHANGED), b"")
     headers.append(("content-length", str(len(found.body))))
     return Answer(found.status, tuple(headers), b"" if asked.method == "HEAD" else found.body)
@@ -392,13 +401,23 @@ class Responses:
         self.respond = cache.cached(**options)(respond)
         self.arespond: Any = cache.cached(**options)(arespond)
 
-    def keep(self, own: Own, private: bool, status: int, headers: Pairs, body: bytes | None) -> Stored:
-        """A response of the endpoint as it is stored; raises NotStored, or Failed, when it may not be.
+    def keep(
+        self,
+        own: Own,
+        private: bool,
+        status: int,
+        headers: Pairs,
+        body: bytes | None,
+        besides: Pairs = (),
+    ) -> Stored:
+        """A response of the endpoint as it is stored; raises NotStored when it may not be.
 
-        ``body`` None is one that streams or is too large.
+        ``body`` None is one that streams or is too large. ``besides`` are headers that others add for this
+        request alone, such as dependencies: they may forbid that it is stored, and are not stored with it.
         """
         policy, now = self.policy, self.cache.world.clock()
-        why, life = refusal(policy, private, status, headers), lifetime(policy, headers)
+        said = [*headers, *besides]
+        why, life = refusal(policy, private, status, said), lifetime(policy, said)
         if not why and (body is None or len(body) > policy.max_body):
             why = "body"
         if not why and life <= 0:

@@ -81,9 +81,10 @@ class ResponseCacheMiddleware:
             await self.changing(scope, receive, send)
             return
         for path, policy in self.rules:
-            params = path.match(scope["path"])
+            params = path.match(within(scope))
             if params is not None:
-                await self.asked(policy, path.text, params, scope, receive, send)
+                route = f"{scope.get('root_path', '')}{path.text}"
+                await self.asked(policy, route, params, scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -92,7 +93,7 @@ class ResponseCacheMiddleware:
     async def asked(
         self,
         policy: ResponsePolicy,
-        path: str,
+        route: str,
         params: dict[str, Any],
         scope: Scope,
         receive: Receive,
@@ -100,7 +101,7 @@ class ResponseCacheMiddleware:
     ) -> None:
         request = Request({**scope, "path_params": params}, receive)
         cache = self.cache or cache_of(request)
-        asked = asked_of(request, path)
+        asked = asked_of(request, route)
         way = plan(policy, asked, cache.world.tick())
         if not way.key:
             await self.app(scope, receive, marking(send, way.why))
@@ -203,6 +204,12 @@ class Catch:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
         body = None if self.streaming else rest[-1].get("body", b"")
         return self._through.keep(self._own, self._way.private, start["status"], headers, body)
+
+
+def within(scope: Scope) -> str:
+    """The path below where the app is mounted, which is what its routes know."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if path.startswith(f"{root}/") else path
 
 
 def marking(send: Send, why: str) -> Send:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar, Unpack, cast
 from fastapi import HTTPException
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.routing import APIRoute, serialize_response
+from fastapi.utils import is_body_allowed_for_status_code
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -32,8 +33,12 @@ from cacheaside.http import (
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-HIDDEN: Final = "cacheaside_request"
-"""The parameter that an endpoint without a request gets; FastAPI shows it nowhere."""
+RawHeaders = list[tuple[bytes, bytes]]
+
+HIDDEN: Final = {Request: "cacheaside_request", Response: "cacheaside_response"}
+"""The parameters that an endpoint without them gets; FastAPI shows them nowhere."""
+LISTED: Final = frozenset({b"set-cookie", b"vary"})
+"""Headers that add up: one of the response takes away none that a dependency has set."""
 
 
 def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[F], F]:
@@ -51,13 +56,19 @@ def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[F], F]:
             raise ConfigError(
                 f"@cache_response on {endpoint.__qualname__}: it streams, and what streams is not stored"
             )
-        signature, name, hidden = with_request(endpoint)
+        signature, names, hidden = with_parameters(endpoint)
 
         @functools.wraps(endpoint)
         async def cached(*args: Any, **kwargs: Any) -> Response:
-            request: Request = kwargs.pop(name) if hidden else kwargs[name]
-            run = functools.partial(run_endpoint, endpoint, request, args, kwargs)
-            return await respond(policy, request, route_of(request, endpoint), run)
+            request: Request = kwargs[names[Request]]
+            response: Response = kwargs[names[Response]]
+            for name in hidden:
+                del kwargs[name]
+            given, response.raw_headers[:] = list(response.raw_headers), []
+            run = functools.partial(run_endpoint, endpoint, request, response, args, kwargs)
+            answered = await respond(policy, request, route_of(request, endpoint), run, given)
+            add(answered, given)
+            return answered
 
         cached.__signature__ = signature  # type: ignore[attr-defined]
         del cached.__wrapped__  # FastAPI reads the signature of what is wrapped
@@ -66,31 +77,62 @@ def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[F], F]:
     return decorate
 
 
-def with_request(endpoint: Callable[..., Any]) -> tuple[inspect.Signature, str, bool]:
-    """The signature with a request in it, the name of that parameter, and whether it was added."""
+def with_parameters(endpoint: Callable[..., Any]) -> tuple[inspect.Signature, dict[type, str], list[str]]:
+    """The signature with a request and a response in it, their names, and which of these were added.
+
+    The response is the one that FastAPI gives to dependencies, too: what they set on it is for this request.
+    """
     signature = inspect.signature(endpoint)
     hints = typing.get_type_hints(endpoint, include_extras=True)
     parameters = [
         p.replace(annotation=hints.get(p.name, p.annotation)) for p in signature.parameters.values()
     ]
+    names: dict[type, str] = {}
     for parameter in parameters:
-        if isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Request):
-            return signature.replace(parameters=parameters), parameter.name, False
-    own = inspect.Parameter(HIDDEN, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
+        annotation: Any = parameter.annotation
+        for kind in HIDDEN:
+            if isinstance(annotation, type) and issubclass(annotation, kind):
+                names.setdefault(kind, parameter.name)
+    hidden = [name for kind, name in HIDDEN.items() if kind not in names]
     at = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_KEYWORD), len(parameters))
-    parameters.insert(at, own)
+    parameters[at:at] = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
+        for kind, name in HIDDEN.items()
+        if name in hidden
+    ]
     returns = hints.get("return", signature.return_annotation)
-    return signature.replace(parameters=parameters, return_annotation=returns), HIDDEN, True
+    returns = None if returns is type(None) else returns  # which is no model, as FastAPI sees it
+    changed = signature.replace(parameters=parameters, return_annotation=returns)
+    return changed, HIDDEN | names, hidden
+
+
+def add(response: Response, given: RawHeaders) -> None:
+    """Add what dependencies have set for this request, as FastAPI does where an endpoint is not cached."""
+    names = {name for name, _ in given}
+    if b"set-cookie" in names and b"cache-control" not in names:
+        given = [*given, (b"cache-control", b"no-store")]
+    if b"set-cookie" in names or b"cache-control" in names:
+        del response.headers["cache-control"]
+    there = {name for name, _ in response.raw_headers}
+    response.raw_headers.extend(pair for pair in given if pair[0] in LISTED or pair[0] not in there)
 
 
 def route_of(request: Request, endpoint: Callable[..., Any]) -> str:
-    """What names the endpoint in keys: its path template and its name, for a path may have several."""
+    """What names the endpoint in keys: where it is mounted, its path template and its name.
+
+    An app may be mounted twice, and a path may have several endpoints.
+    """
+    mounted = request.scope.get("root_path", "")
     path = getattr(request.scope.get("route"), "path", request.scope["path"])
-    return f"{path} {endpoint.__module__}.{endpoint.__qualname__}"
+    return f"{mounted}{path} {endpoint.__module__}.{endpoint.__qualname__}"
 
 
 async def run_endpoint(
-    endpoint: Callable[..., Any], request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]
+    endpoint: Callable[..., Any],
+    request: Request,
+    injected: Response,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Response:
     """Call the endpoint and make a response of its result, as FastAPI would have."""
     is_async = inspect.iscoroutinefunction(endpoint)
@@ -100,17 +142,12 @@ async def run_endpoint(
         result = await run_in_threadpool(endpoint, *args, **kwargs)
     if isinstance(result, Response):
         return result
-    response = await serialised(request.scope.get("route"), result, is_async=is_async)
-    for injected in kwargs.values():  # a parameter that the endpoint sets headers and status on
-        if type(injected) is Response:
-            response.raw_headers.extend(injected.raw_headers)
-            status: int | None = injected.status_code
-            if status is not None:  # pyright: ignore[reportUnnecessaryComparison]
-                response.status_code = status
+    response = await serialised(request.scope.get("route"), result, injected.status_code, is_async=is_async)
+    response.raw_headers.extend(injected.raw_headers)
     return response
 
 
-async def serialised(route: Any, result: Any, *, is_async: bool) -> Response:
+async def serialised(route: Any, result: Any, status: int | None, *, is_async: bool) -> Response:
     if not isinstance(route, APIRoute):
         raise ConfigError("@cache_response on a route that is not FastAPI's: return a Response from it")
     content: Any = await serialize_response(
@@ -126,14 +163,19 @@ async def serialised(route: Any, result: Any, *, is_async: bool) -> Response:
     )
     chosen: Any = route.response_class
     made = chosen.value if isinstance(chosen, DefaultPlaceholder) else chosen
-    response: Response = (
-        made(content) if route.status_code is None else made(content, status_code=route.status_code)
-    )
+    chosen_status = status or route.status_code
+    response: Response = made(content) if chosen_status is None else made(content, status_code=chosen_status)
+    if not is_body_allowed_for_status_code(response.status_code):
+        response.body = b""
     return response
 
 
 async def respond(
-    policy: ResponsePolicy, request: Request, route: str, run: Callable[[], Awaitable[Response]]
+    policy: ResponsePolicy,
+    request: Request,
+    route: str,
+    run: Callable[[], Awaitable[Response]],
+    given: RawHeaders,
 ) -> Response:
     """Answer a request from the cache, or by running the endpoint."""
     cache = cache_of(request)
@@ -152,7 +194,9 @@ async def respond(
         body: bytes | None = getattr(response, "body", None)
         if hasattr(response, "body_iterator") or hasattr(response, "path"):  # a stream, a file
             body = None
-        return through.keep(own, way.private, response.status_code, pairs(response), body)
+        return through.keep(
+            own, way.private, response.status_code, pairs(response.raw_headers), body, pairs(given)
+        )
 
     if asked.method == "HEAD":
         seen = await through.arespond.peek(way.key, way.tags, load)
@@ -199,8 +243,8 @@ def asked_of(request: Request, route: str) -> Asked:
     )
 
 
-def pairs(response: Response) -> Headers:
-    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
+def pairs(raw: RawHeaders) -> Headers:
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw)
 
 
 def marked(response: Response, why: str) -> Response:

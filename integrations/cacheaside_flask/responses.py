@@ -53,7 +53,8 @@ def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[F], F]:
             def run() -> Response:
                 return current_app.make_response(current_app.ensure_sync(view)(*args, **kwargs))
 
-            route = f"{request.url_rule} {view.__module__}.{view.__qualname__}"
+            # Where the app is mounted, for it may be so twice, and the rule.
+            route = f"{request.root_path}{request.url_rule} {view.__module__}.{view.__qualname__}"
             return respond(policy, asked_of(route), run)
 
         return cast(F, cached)
@@ -77,8 +78,8 @@ def respond(policy: ResponsePolicy, asked: Asked, run: Callable[[], Response]) -
             raise through.broke(own, error, status) from error
         streams = response.is_streamed or response.direct_passthrough
         body = None if streams else response.get_data()
-        headers = [*response.headers.items(), *said_by_the_session(way.private)]
-        return through.keep(own, way.private, response.status_code, headers, body)
+        headers, besides = tuple(response.headers.items()), tuple(said_by_the_session(way.private))
+        return through.keep(own, way.private, response.status_code, headers, body, besides)
 
     if asked.method == "HEAD":
         seen: Any = through.respond.peek(way.key, way.tags, load)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import httpx2
 import pytest
-from cacheaside_fastapi import ResponseCacheMiddleware, cache_response, lifespan
+from cacheaside_fastapi import ResponseCacheMiddleware, cache_response, lifespan, rate_limit
 from fastapi import BackgroundTasks, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from cacheaside import Cache, ConfigError
 from cacheaside.testing import FakeClock
+from cacheaside.toolkit import RateLimiter
 
 
 class Post(BaseModel):
@@ -177,6 +178,159 @@ def test_background_tasks_run_when_the_endpoint_does(site: Site, client: TestCli
 
     client.get("/tasks"), client.get("/tasks")
     assert site.calls == ["task"]
+
+
+# ---------------------------------------------------------------------------- dependencies
+
+
+def test_what_a_dependency_sets_is_for_its_request_alone(site: Site, client: TestClient) -> None:
+    """It is on every answer, 304 included, as on one that is not cached, and stored with none."""
+
+    def count(response: Response) -> None:
+        site.calls.append("dependency")
+        response.headers["X-Count"] = str(site.calls.count("dependency"))
+        response.headers["X-Both"] = "dependency"
+
+    @site.get("/page", dependencies=[Depends(count)])
+    async def read(response: Response) -> int:
+        site.calls.append("read")
+        assert "x-count" not in response.headers
+        response.headers["X-Own"] = "1"
+        response.headers["X-Both"] = "endpoint"
+        return 1
+
+    answers = [client.get("/page") for _ in range(3)]
+    assert [answer.headers["x-count"] for answer in answers] == ["1", "2", "3"]
+    assert [answer.headers["x-own"] for answer in answers] == ["1", "1", "1"]
+    assert [answer.headers["x-both"] for answer in answers] == ["endpoint"] * 3
+    assert site.calls.count("read") == 1
+    known = client.get("/page", headers={"If-None-Match": answers[0].headers["etag"]})
+    assert (known.status_code, known.headers["x-count"]) == (304, "4")
+
+
+def test_limits_are_told_of_on_a_hit_too(site: Site, client: TestClient) -> None:
+    """A hit is a hit of the limiter as well."""
+    limiter = RateLimiter(site.cache, 3, 60, name="page")
+
+    @site.get("/page", dependencies=[Depends(rate_limit(limiter))])
+    async def read() -> int:
+        return 1
+
+    answers = [client.get("/page") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert [answer.headers["ratelimit"] for answer in answers[:3]] == [
+        f'"page";r={left};t=60' for left in (2, 1, 0)
+    ]
+
+
+def test_a_cookie_of_a_dependency_reaches_only_him_it_was_made_for(site: Site, client: TestClient) -> None:
+    """What was made along with it, such as a form with its token, is not stored; nor may a proxy keep it."""
+
+    def token(response: Response) -> int:
+        site.calls.append(1)
+        response.set_cookie("csrf", str(len(site.calls)))
+        return len(site.calls)
+
+    given = Depends(token)
+
+    @site.get("/form", max_age=60)
+    async def form(number: int = given) -> str:
+        return f"token {number}"
+
+    for number in (1, 2):
+        client.cookies.clear()
+        answer = client.get("/form")
+        assert (answer.json(), answer.cookies["csrf"]) == (f"token {number}", str(number))
+        assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("header", [("Vary", "X-Lang"), ("Cache-Control", "no-store")])
+def test_what_a_dependency_says_about_caching_holds(
+    site: Site, client: TestClient, header: tuple[str, str]
+) -> None:
+    """A response that depends on a header which is no part of the key is not stored."""
+
+    def language(request: Request, response: Response) -> str:
+        response.headers[header[0]] = header[1]
+        return request.headers["x-lang"]
+
+    chosen = Depends(language)
+
+    @site.get("/page")
+    async def read(words: str = chosen) -> str:
+        return words
+
+    for words in ("en", "de"):
+        answer = client.get("/page", headers={"X-Lang": words})
+        assert answer.json() == words
+        assert header[1] in answer.headers[header[0]]
+
+
+def test_cached_functions_and_methods_are_endpoints_below_it(site: Site, client: TestClient) -> None:
+    """Two decorators: the value is cached, and the response made of it."""
+
+    class Posts:
+        @site.cache.cached(ns="posts", key="async:{id}", tags=["post:{id}"])
+        async def later(self, id: int) -> Post:
+            site.calls.append("later")
+            return Post(id=id)
+
+        @site.cache.cached(ns="posts", key="sync:{id}", tags=["post:{id}"])
+        def now(self, id: int) -> Post:
+            site.calls.append("now")
+            return Post(id=id)
+
+    posts = Posts()
+    site.get("/later/{id}", tags=["responses"])(posts.later)
+    site.get("/now/{id}", tags=["responses"])(posts.now)
+    for path in ("/later/1", "/now/1"):
+        for _ in range(2):
+            assert client.get(path).json() == {"id": 1, "title": "Engines", "secret": "s"}
+    site.cache.invalidate(tags=["responses"])
+    assert status(client.get("/now/1")) == "fwd=miss; stored"
+    assert site.calls == ["later", "now"], "the value was still there"
+    assert client.get("/now/x").status_code == 422
+
+
+def test_a_response_without_a_body_has_none(site: Site, client: TestClient) -> None:
+    """As FastAPI sends it."""
+
+    @site.get("/nothing", status_code=204, statuses=[204])
+    async def nothing() -> None: ...
+
+    for _ in range(2):
+        answer = client.get("/nothing")
+        assert (answer.status_code, answer.content) == (204, b"")
+
+
+def test_two_mounts_of_one_app_do_not_answer_for_each_other() -> None:
+    """The place is part of the key; so it is for the middleware, whose paths are those of the routes."""
+    cache = Cache("embedded://")
+
+    def tenant(name: str) -> FastAPI:
+        app = FastAPI()
+
+        @app.get("/page")
+        @cache_response(ttl=60)
+        async def page() -> str:
+            return name
+
+        @app.get("/plain")
+        async def plain() -> str:
+            return name
+
+        app.add_middleware(ResponseCacheMiddleware, rules=[("/plain", {"ttl": 60})], cache=cache)
+        return app
+
+    app = FastAPI(lifespan=lifespan(cache))
+    for name in ("ann", "bob"):
+        app.mount(f"/{name}", tenant(name))
+    with TestClient(app) as client:
+        for path in ("page", "plain"):
+            for name in ("ann", "bob", "ann"):
+                answer = client.get(f"/{name}/{path}")
+                assert answer.json() == name
+            assert status(answer) == "hit; ttl=59"
 
 
 # ---------------------------------------------------------------------------- validators
@@ -371,6 +525,35 @@ def test_errors_are_not_stored_and_an_old_response_may_be_better(site: Site, cli
     site.cache.clear()
     assert client.get("/page").status_code == 500
     assert client.get("/page").json() == 4
+
+
+async def test_an_old_response_is_sent_while_one_request_renews_it() -> None:
+    """stale-while-revalidate: nobody waits but who renews it; later ones get the new one."""
+    site, go_on = Site(), asyncio.Event()
+    go_on.set()
+
+    @site.get("/page", stale_while_revalidate=30, max_age=10)
+    async def read() -> int:
+        site.calls.append(1)
+        number = len(site.calls)
+        await go_on.wait()
+        return number
+
+    transport = httpx2.ASGITransport(WithState(site.app, site.cache))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        first = await client.get("/page")
+        assert first.headers["cache-control"] == "public, max-age=10, stale-while-revalidate=30"
+        site.clock.tick(65)
+        go_on.clear()
+        renewing = asyncio.create_task(client.get("/page"))
+        while len(site.calls) < 2:
+            await asyncio.sleep(0)
+        old = await client.get("/page")
+        assert (old.json(), status(old), old.headers["age"]) == (1, "hit; ttl=-5", "65")
+        go_on.set()
+        assert (await renewing).json() == 2
+        assert (await client.get("/page")).json() == 2
+    assert len(site.calls) == 2
 
 
 def test_an_error_of_the_client_is_his_own(site: Site, client: TestClient) -> None:

@@ -163,6 +163,7 @@ def test_a_hit_says_its_age_and_what_it_is() -> None:
         "cache-control": "public, no-cache",
         "age": "10",
         "cache-status": "cacheaside; hit; ttl=50",
+        "vary": "authorization, cookie",
         "content-length": "4",
     }
 
@@ -184,8 +185,24 @@ def test_who_has_it_already_is_told_so() -> None:
     etag = dict(PAGE.headers)["etag"]
     status, headers, body = told(asked(if_none_match=etag), PAGE)
     assert (status, body) == (304, b"")
-    assert headers.keys() == {"etag", "cache-control", "age", "cache-status"}
+    assert headers.keys() == {"etag", "cache-control", "age", "cache-status", "vary"}
     assert told(asked(if_none_match='"other"'), PAGE)[0] == 200
+
+
+def test_a_precondition_is_nothing_to_an_error() -> None:
+    """A stored 404 stays one, whatever the client has."""
+    gone = stored(404, [], b"gone", 90.0)
+    asking = asked(if_none_match=dict(gone.headers)["etag"])
+    assert told(asking, gone, statuses=[200, 404])[0] == 404
+    assert told(asked(if_none_match="*"), gone, statuses=[200, 404])[0] == 404
+
+
+def test_the_life_that_is_left_is_the_responses_own() -> None:
+    """Of its max-age, if that is shorter; less than nothing once it is stale."""
+    own = stored(200, [("Cache-Control", "max-age=12")], b"", 90.0)
+    assert told(asked(), own)[1]["cache-status"] == "cacheaside; hit; ttl=2"
+    old = stored(200, [("Cache-Control", "max-age=9")], b"", 90.5)
+    assert told(asked(), old)[1]["cache-status"] == "cacheaside; hit; ttl=-1"
 
 
 @pytest.mark.parametrize(
@@ -223,9 +240,11 @@ def test_what_clients_may_keep() -> None:
     )
 
 
-def test_a_response_that_depends_on_headers_says_so() -> None:
-    assert told(asked(), PAGE, vary=["Accept"])[1]["vary"] == "accept"
+def test_other_caches_are_told_what_a_response_depends_on() -> None:
+    """Also who asks: what strangers share is not what a proxy may answer a user with."""
+    assert told(asked(), PAGE, vary=["Accept"])[1]["vary"] == "accept, authorization, cookie"
     assert told(asked(), PAGE, identity=lambda _: "ada")[1]["vary"] == "authorization, cookie"
+    assert told(asked(), PAGE, identity=lambda _: None, max_age=60)[1]["vary"] == "authorization, cookie"
 
 
 @given(
@@ -254,6 +273,9 @@ def test_directives_are_read_leniently() -> None:
 # ---------------------------------------------------------------------------- bad input
 
 
+async def later(request: Any) -> Any: ...
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -264,6 +286,8 @@ def test_directives_are_read_leniently() -> None:
         ({"ttl": 1, "vary": ["a b"]}, "vary"),
         ({"ttl": 1, "query": "q"}, "query"),
         ({"ttl": 1, "identity": "x"}, "identity"),
+        ({"ttl": 1, "identity": later}, "identity must be a plain function"),
+        ({"ttl": 1, "tags": later}, "tags must be a plain function"),
         ({"ttl": 1, "max_body": 0}, "max_body"),
         ({"ttl": 1, "ns": "a:b"}, "ns"),
         ({"ttl": 1, "stale_if_error": -1}, "stale_if_error"),
