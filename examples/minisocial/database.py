@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, select, update
+from cacheaside_sqlalchemy import bind
+from sqlalchemy import Engine, create_engine, event, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from cacheaside import Cache
+
 from .models import Base, Writes
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PAGE: Final = 10
 
@@ -40,15 +47,27 @@ class Database:
         self.queries = 0
         self._counting = threading.Lock()
         self.engine = create_engine(url, pool_size=40, pool_timeout=60)
+        # SQLite's transactions are snapshots; PostgreSQL's are when they are asked to be.
+        self._reading: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
         if self.engine.dialect.name == "sqlite":
             listen_to_sqlite(self.engine)
+            self._reading = {}
         event.listen(self.engine, "before_cursor_execute", self._count)
         self._sessions = sessionmaker(self.engine, class_=Snapshot, autoflush=False)
 
+    def follow(self, cache: Cache, hold: float | None) -> None:
+        """Have what is invalidated in a transaction go out after its commit.
+
+        With ``hold``, in seconds, it is held before that: a writer that dies in between leaves misses.
+        """
+        bind(self._sessions, cache, hold=hold)
+
     def create(self) -> None:
         """Make the tables that are not there."""
-        Base.metadata.create_all(self.engine)
         with self._sessions.begin() as session:
+            if self.engine.dialect.name == "postgresql":  # where workers that start together would collide
+                session.execute(select(func.pg_advisory_xact_lock(1)))
+            Base.metadata.create_all(session.connection())
             if session.get(Writes, 1) is None:
                 session.add(Writes(id=1, number=0))
 
@@ -59,6 +78,7 @@ class Database:
     def reading(self) -> Iterator[Snapshot]:
         """One snapshot for all queries of a load; the answer then takes its time to arrive."""
         with self._sessions() as session:
+            session.connection(execution_options=self._reading)
             session.version = session.scalars(select(Writes.number)).one()
             yield session
         if self.delay:
@@ -79,6 +99,20 @@ class Database:
         if statement != "BEGIN":
             with self._counting:
                 self.queries += 1
+
+
+def writes(method: Callable[Concatenate[Any, Snapshot, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Run a repository's method in a transaction, whose session it is given, committed at its end.
+
+    Goes above ``@invalidates``, which then stands inside: what it says waits for the commit.
+    """
+
+    @wraps(method)
+    def within(self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.database.writing() as session:
+            return method(self, session, *args, **kwargs)
+
+    return within
 
 
 def listen_to_sqlite(engine: Engine) -> None:

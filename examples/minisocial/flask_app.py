@@ -30,6 +30,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     CacheAside(app, default=True)
     cache = app.extensions["cacheaside"]
     app.extensions["minisocial"] = database
+    database.follow(cache, settings.hold or None)
     # Sessions of its own, for what FastAPI's hold has another type.
     app.session_interface = StoreSessions(SessionStore(cache, ns="flask"))
     logins = RateLimiter(cache, settings.logins_per_minute, 60, name="login-address", on_unavailable="deny")

@@ -47,6 +47,7 @@ class Services:
             timeout=settings.timeout,
             on_unacknowledged="raise",
         )
+        self.database.follow(self.cache, settings.hold or None)
         self.sessions = SessionStore(self.cache, ttl=86400, absolute_ttl=2592000, type=Login)
         self.cookie = SessionCookie(self.sessions)
         self.refresh_tokens = RefreshTokens(self.cache, ttl=2592000, grace=settings.refresh_grace)

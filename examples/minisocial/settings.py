@@ -15,7 +15,7 @@ class Settings:
     """All of it; ``environment`` and ``read`` are each other's inverse."""
 
     database: str = "sqlite:///minisocial.db"
-    """A URL of SQLAlchemy's: SQLite, or ``postgresql+psycopg://...``."""
+    """A URL of SQLAlchemy's: SQLite, or ``postgresql+psycopg://...``, for which psycopg must be installed."""
     redis: str = "embedded://"
     prefix: str = "mini"
     mode: Mode = "on"
@@ -26,6 +26,9 @@ class Settings:
     """Seconds added to each load, for SQLite is nearer than a database server is."""
     timeout: float = 1.0
     """Seconds that a call waits for Redis."""
+    hold: float = 30.0
+    """Seconds for which a writer that dies between its commit and its invalidation leaves misses; 0: no hold,
+    and a round trip less for each write."""
     warm: float = 1800.0
     """Seconds between two rounds of warming; 0: none."""
     refresh_grace: float = 10.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,8 @@ from fastapi.testclient import TestClient
 from cacheaside import default
 from examples.minisocial.app import create_app
 from examples.minisocial.settings import Settings
+
+from .postgres import Postgres, binaries
 
 PASSWORD = "a long password"
 
@@ -48,14 +51,29 @@ class Site:
         return who
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    where = binaries()
+    if where is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no PostgreSQL: apt-get install postgresql")
+    with Postgres(where) as started:
+        yield started
+
+
 @pytest.fixture
-def open_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+def database(tmp_path: Path) -> str:
+    """The URL of an empty one; a module that asks for more databases overrides this."""
+    return f"sqlite:///{tmp_path / 'site.db'}"
+
+
+@pytest.fixture
+def open_site(database: str) -> Iterator[Callable[..., Site]]:
     """Start an app; it ends with the test."""
     with ExitStack() as stack:
         stack.callback(default._replace, default._replace(None))
 
         def opened(**settings: Any) -> Site:
-            given = {"database": f"sqlite:///{tmp_path / 'site.db'}", "warm": 0.0, **settings}
+            given = {"database": database, "warm": 0.0, **settings}
             return Site(stack.enter_context(TestClient(create_app(Settings(**given)))))
 
         yield opened

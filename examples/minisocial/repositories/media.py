@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 from cacheaside import cached, invalidates
 from examples.seed_keys import MediaKeys
 
-from ..database import PAGE, Database
+from ..database import PAGE, Database, Snapshot, writes
 from ..models import Collection, File
 from .changes import Change, changed
 
@@ -72,39 +72,45 @@ class Media:
                 it.id, it.owner_id, it.title, tuple(session.scalars(files)), session.version
             )
 
+    @writes
     @invalidates(tags=changed)
     def add(
-        self, owner_id: int, name: str, kind: str, size: int, collection_id: int | None = None
+        self,
+        session: Snapshot,
+        owner_id: int,
+        name: str,
+        kind: str,
+        size: int,
+        collection_id: int | None = None,
     ) -> Change | None:
         """None if the collection is not the owner's."""
-        with self.database.writing() as session:
-            if collection_id is not None:
-                collection = session.get(Collection, collection_id)
-                if collection is None or collection.owner_id != owner_id:
-                    session.rollback()
-                    return None
-            file = File(owner_id=owner_id, name=name, kind=kind, size=size, collection_id=collection_id)
-            session.add(file)
-            session.flush()
-            return Change(session.version, showing(file), file.id)
-
-    @invalidates(tags=changed)
-    def remove(self, file_id: int, owner_id: int) -> Change | None:
-        with self.database.writing() as session:
-            file = session.get(File, file_id)
-            if file is None or file.owner_id != owner_id:
+        if collection_id is not None:
+            collection = session.get(Collection, collection_id)
+            if collection is None or collection.owner_id != owner_id:
                 session.rollback()
                 return None
-            session.execute(delete(File).where(File.id == file_id))
-            return Change(session.version, showing(file), file_id)
+        file = File(owner_id=owner_id, name=name, kind=kind, size=size, collection_id=collection_id)
+        session.add(file)
+        session.flush()
+        return Change(session.version, showing(file), file.id)
 
+    @writes
     @invalidates(tags=changed)
-    def collect(self, owner_id: int, title: str) -> Change:
-        with self.database.writing() as session:
-            collection = Collection(owner_id=owner_id, title=title)
-            session.add(collection)
-            session.flush()
-            return Change(session.version, (f"collection:{collection.id}",), collection.id)
+    def remove(self, session: Snapshot, file_id: int, owner_id: int) -> Change | None:
+        file = session.get(File, file_id)
+        if file is None or file.owner_id != owner_id:
+            session.rollback()
+            return None
+        session.execute(delete(File).where(File.id == file_id))
+        return Change(session.version, showing(file), file_id)
+
+    @writes
+    @invalidates(tags=changed)
+    def collect(self, session: Snapshot, owner_id: int, title: str) -> Change:
+        collection = Collection(owner_id=owner_id, title=title)
+        session.add(collection)
+        session.flush()
+        return Change(session.version, (f"collection:{collection.id}",), collection.id)
 
 
 def showing(file: File) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from sqlalchemy import insert, select
 from cacheaside import cached, invalidates
 from examples.seed_keys import MessageKeys
 
-from ..database import PAGE, Database
+from ..database import PAGE, Database, Snapshot, writes
 from ..models import Conversation, Message, Participant
 from .changes import Change, changed
 
@@ -79,30 +79,30 @@ class Messages:
             ids = tuple(session.scalars(theirs.order_by(Participant.conversation_id.desc())))
             return Conversations(user_id, ids, session.version)
 
+    @writes
     @invalidates(tags=changed)
-    def start(self, title: str, people: Collection[int]) -> Change:
-        with self.database.writing() as session:
-            conversation = Conversation(title=title)
-            session.add(conversation)
-            session.flush()
-            number = conversation.id
-            rows = [{"conversation_id": number, "user_id": user} for user in sorted(set(people))]
-            session.execute(insert(Participant), rows)
-            return Change(session.version, shown_to(number, people), number)
+    def start(self, session: Snapshot, title: str, people: Collection[int]) -> Change:
+        conversation = Conversation(title=title)
+        session.add(conversation)
+        session.flush()
+        number = conversation.id
+        rows = [{"conversation_id": number, "user_id": user} for user in sorted(set(people))]
+        session.execute(insert(Participant), rows)
+        return Change(session.version, shown_to(number, people), number)
 
+    @writes
     @invalidates(tags=changed)
-    def send(self, conversation_id: int, sender_id: int, body: str) -> Change | None:
+    def send(self, session: Snapshot, conversation_id: int, sender_id: int, body: str) -> Change | None:
         """None for who takes no part."""
-        with self.database.writing() as session:
-            people = select(Participant.user_id).where(Participant.conversation_id == conversation_id)
-            participants = list(session.scalars(people))
-            if sender_id not in participants:
-                session.rollback()
-                return None
-            message = Message(conversation_id=conversation_id, sender_id=sender_id, body=body)
-            session.add(message)
-            session.flush()
-            return Change(session.version, shown_to(conversation_id, participants), message.id)
+        people = select(Participant.user_id).where(Participant.conversation_id == conversation_id)
+        participants = list(session.scalars(people))
+        if sender_id not in participants:
+            session.rollback()
+            return None
+        message = Message(conversation_id=conversation_id, sender_id=sender_id, body=body)
+        session.add(message)
+        session.flush()
+        return Change(session.version, shown_to(conversation_id, participants), message.id)
 
 
 def shown_to(conversation_id: int, people: Collection[int]) -> tuple[str, ...]:

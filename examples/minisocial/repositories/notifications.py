@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select, update
 from cacheaside import cached, invalidates
 from examples.seed_keys import NotificationKeys
 
-from ..database import Database
+from ..database import Database, Snapshot, writes
 from ..models import Notification, Preferences
 from .changes import Change, changed
 
@@ -75,24 +75,24 @@ class Notifications:
             it = session.get(Preferences, user_id) or Preferences(by_mail=True, muted="")
             return PreferencesView(user_id, it.by_mail, it.muted, session.version)
 
+    @writes
     @invalidates(tags=changed)
-    def notify(self, user_ids: Iterable[int], kind: str, body: str) -> Change:
+    def notify(self, session: Snapshot, user_ids: Iterable[int], kind: str, body: str) -> Change:
         users = sorted(set(user_ids))
-        with self.database.writing() as session:
-            if users:
-                rows = [{"user_id": user, "kind": kind, "body": body, "unread": True} for user in users]
-                session.execute(insert(Notification), rows)
-            return Change(session.version, tuple(f"notifications:{user}" for user in users))
+        if users:
+            rows = [{"user_id": user, "kind": kind, "body": body, "unread": True} for user in users]
+            session.execute(insert(Notification), rows)
+        return Change(session.version, tuple(f"notifications:{user}" for user in users))
 
+    @writes
     @invalidates(tags=changed)
-    def read_all(self, user_id: int) -> Change:
-        with self.database.writing() as session:
-            theirs = update(Notification).where(Notification.user_id == user_id, Notification.unread)
-            session.execute(theirs.values(unread=False))
-            return Change(session.version, (f"notifications:{user_id}",))
+    def read_all(self, session: Snapshot, user_id: int) -> Change:
+        theirs = update(Notification).where(Notification.user_id == user_id, Notification.unread)
+        session.execute(theirs.values(unread=False))
+        return Change(session.version, (f"notifications:{user_id}",))
 
+    @writes
     @invalidates(tags=changed)
-    def prefer(self, user_id: int, by_mail: bool, muted: str) -> Change:
-        with self.database.writing() as session:
-            session.merge(Preferences(user_id=user_id, by_mail=by_mail, muted=muted))
-            return Change(session.version, (f"preferences:{user_id}",))
+    def prefer(self, session: Snapshot, user_id: int, by_mail: bool, muted: str) -> Change:
+        session.merge(Preferences(user_id=user_id, by_mail=by_mail, muted=muted))
+        return Change(session.version, (f"preferences:{user_id}",))

@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, select, update
 from cacheaside import cached, cached_many, invalidates
 from examples.seed_keys import PostKeys
 
-from ..database import PAGE, Database, Snapshot
+from ..database import PAGE, Database, Snapshot, writes
 from ..models import Comment, Friendship, Post, Reaction
 from .changes import Change, changed
 
@@ -130,61 +130,61 @@ class Posts:
                 )
             )
 
+    @writes
     @invalidates(tags=changed)
-    def create(self, author_id: int, body: str) -> Change:
-        with self.database.writing() as session:
-            post = Post(author_id=author_id, body=body)
-            session.add(post)
-            session.flush()
-            return Change(session.version, (f"post:{post.id}", *feeds_with(session, author_id)), post.id)
+    def create(self, session: Snapshot, author_id: int, body: str) -> Change:
+        post = Post(author_id=author_id, body=body)
+        session.add(post)
+        session.flush()
+        return Change(session.version, (f"post:{post.id}", *feeds_with(session, author_id)), post.id)
 
+    @writes
     @invalidates(tags=changed)
-    def edit(self, post_id: int, author_id: int, body: str) -> Change | None:
+    def edit(self, session: Snapshot, post_id: int, author_id: int, body: str) -> Change | None:
         """None if the post is not there, or not the author's."""
-        with self.database.writing() as session:
-            mine = Post.id == post_id, Post.author_id == author_id
-            edited = session.scalar(update(Post).where(*mine).values(body=body).returning(Post.id))
-            if edited is None:
-                session.rollback()
-                return None
-            return Change(session.version, (f"post:{post_id}",), post_id)
+        mine = Post.id == post_id, Post.author_id == author_id
+        edited = session.scalar(update(Post).where(*mine).values(body=body).returning(Post.id))
+        if edited is None:
+            session.rollback()
+            return None
+        return Change(session.version, (f"post:{post_id}",), post_id)
 
+    @writes
     @invalidates(tags=changed, keys=[PostKeys.trending])
-    def delete(self, post_id: int, author_id: int) -> Change | None:
-        with self.database.writing() as session:
-            mine = Post.id == post_id, Post.author_id == author_id
-            if session.scalar(select(Post.id).where(*mine)) is None:
-                session.rollback()
-                return None
-            for table in (Comment, Reaction):
-                session.execute(delete(table).where(table.post_id == post_id))
-            session.execute(delete(Post).where(*mine))
-            return Change(session.version, (f"post:{post_id}", *feeds_with(session, author_id)), post_id)
+    def delete(self, session: Snapshot, post_id: int, author_id: int) -> Change | None:
+        mine = Post.id == post_id, Post.author_id == author_id
+        if session.scalar(select(Post.id).where(*mine)) is None:
+            session.rollback()
+            return None
+        for table in (Comment, Reaction):
+            session.execute(delete(table).where(table.post_id == post_id))
+        session.execute(delete(Post).where(*mine))
+        return Change(session.version, (f"post:{post_id}", *feeds_with(session, author_id)), post_id)
 
+    @writes
     @invalidates(tags=changed)
-    def comment(self, post_id: int, author_id: int, body: str) -> Change | None:
-        with self.database.writing() as session:
-            if session.get(Post, post_id) is None:
-                session.rollback()
-                return None
-            comment = Comment(post_id=post_id, author_id=author_id, body=body)
-            session.add(comment)
-            session.flush()
-            return Change(session.version, (f"post:{post_id}",), comment.id)
+    def comment(self, session: Snapshot, post_id: int, author_id: int, body: str) -> Change | None:
+        if session.get(Post, post_id) is None:
+            session.rollback()
+            return None
+        comment = Comment(post_id=post_id, author_id=author_id, body=body)
+        session.add(comment)
+        session.flush()
+        return Change(session.version, (f"post:{post_id}",), comment.id)
 
+    @writes
     @invalidates(tags=changed)
-    def react(self, post_id: int, user_id: int, kind: str | None) -> Change | None:
+    def react(self, session: Snapshot, post_id: int, user_id: int, kind: str | None) -> Change | None:
         """One reaction a user, the last one; None takes it back."""
-        with self.database.writing() as session:
-            if session.get(Post, post_id) is None:
-                session.rollback()
-                return None
-            if kind is not None:
-                session.merge(Reaction(post_id=post_id, user_id=user_id, kind=kind))
-            else:
-                theirs = Reaction.post_id == post_id, Reaction.user_id == user_id
-                session.execute(delete(Reaction).where(*theirs))
-            return Change(session.version, (f"post:{post_id}",), post_id)
+        if session.get(Post, post_id) is None:
+            session.rollback()
+            return None
+        if kind is not None:
+            session.merge(Reaction(post_id=post_id, user_id=user_id, kind=kind))
+        else:
+            theirs = Reaction.post_id == post_id, Reaction.user_id == user_id
+            session.execute(delete(Reaction).where(*theirs))
+        return Change(session.version, (f"post:{post_id}",), post_id)
 
 
 def feeds_with(session: Snapshot, author_id: int) -> list[str]:

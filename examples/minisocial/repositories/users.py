@@ -9,7 +9,7 @@ from sqlalchemy import delete, insert, select, update
 from cacheaside import cached, invalidates
 from examples.seed_keys import UserKeys
 
-from ..database import PAGE, Database
+from ..database import PAGE, Database, Snapshot, writes
 from ..models import Friendship, Post, User
 from .changes import Change, changed
 
@@ -80,41 +80,39 @@ class Users:
             last = select(Post.author_id).order_by(Post.id.desc()).limit(10 * count)
             return list(dict.fromkeys(session.scalars(last)))[:count]
 
+    @writes
     @invalidates(tags=changed)
-    def edit_profile(self, user_id: int, name: str, bio: str) -> Change:
-        with self.database.writing() as session:
-            session.execute(update(User).where(User.id == user_id).values(name=name, bio=bio))
-            return Change(session.version, (f"user:{user_id}",))
+    def edit_profile(self, session: Snapshot, user_id: int, name: str, bio: str) -> Change:
+        session.execute(update(User).where(User.id == user_id).values(name=name, bio=bio))
+        return Change(session.version, (f"user:{user_id}",))
 
+    @writes
     @invalidates(tags=changed)
-    def edit_settings(self, user_id: int, language: str, theme: str) -> Change:
-        with self.database.writing() as session:
-            session.execute(update(User).where(User.id == user_id).values(language=language, theme=theme))
-            return Change(session.version, (f"user:{user_id}",))
+    def edit_settings(self, session: Snapshot, user_id: int, language: str, theme: str) -> Change:
+        session.execute(update(User).where(User.id == user_id).values(language=language, theme=theme))
+        return Change(session.version, (f"user:{user_id}",))
 
+    @writes
     @invalidates(tags=changed)
-    def befriend(self, user_id: int, other: int) -> Change | None:
+    def befriend(self, session: Snapshot, user_id: int, other: int) -> Change | None:
         """Both see each other's posts from now on; None if they do already, or if that cannot be."""
-        with self.database.writing() as session:
-            there = session.get(User, other) is not None and user_id != other
-            if not there or session.get(Friendship, (user_id, other)) is not None:
-                session.rollback()
-                return None
-            pairs = [
-                {"user_id": user_id, "friend_id": other},
-                {"user_id": other, "friend_id": user_id},
-            ]
-            session.execute(insert(Friendship), pairs)
-            return Change(session.version, of_both(user_id, other))
+        there = session.get(User, other) is not None and user_id != other
+        if not there or session.get(Friendship, (user_id, other)) is not None:
+            session.rollback()
+            return None
+        pairs = [
+            {"user_id": user_id, "friend_id": other},
+            {"user_id": other, "friend_id": user_id},
+        ]
+        session.execute(insert(Friendship), pairs)
+        return Change(session.version, of_both(user_id, other))
 
+    @writes
     @invalidates(tags=changed)
-    def unfriend(self, user_id: int, other: int) -> Change:
-        with self.database.writing() as session:
-            for one, two in ((user_id, other), (other, user_id)):
-                session.execute(
-                    delete(Friendship).where(Friendship.user_id == one, Friendship.friend_id == two)
-                )
-            return Change(session.version, of_both(user_id, other))
+    def unfriend(self, session: Snapshot, user_id: int, other: int) -> Change:
+        for one, two in ((user_id, other), (other, user_id)):
+            session.execute(delete(Friendship).where(Friendship.user_id == one, Friendship.friend_id == two))
+        return Change(session.version, of_both(user_id, other))
 
 
 def of_both(user_id: int, other: int) -> tuple[str, ...]:
