@@ -4,13 +4,14 @@ PYTHON ?= python3
 VERSIONS := 3.11 3.12 3.13
 PYTEST := -m pytest -n auto -m "not soak and not benchmark"
 
-.PHONY: help test test-all $(VERSIONS:%=test-%) check demo bench soak reliability clean
+.PHONY: help test test-all $(VERSIONS:%=test-%) check docs demo bench soak reliability clean
 
 help:
 	@echo "make test       the tests, on real servers, in .venv"
 	@echo "make test-all   the tests under each of Python $(VERSIONS) that is on PATH"
 	@echo "make test-3.12  the tests under one of them"
 	@echo "make check      format, lint, types"
+	@echo "make docs       the documentation as a site, in build/docs; a link that leads nowhere fails"
 	@echo "make demo       the demonstration"
 	@echo "make bench      timings"
 	@echo "make soak       long runs"
@@ -36,6 +37,9 @@ check: .venv/dev.stamp
 	@# The package fetches its own runtime at the first start, which a closed network may forbid.
 	@if .venv/bin/pyright --version >/dev/null 2>&1; then .venv/bin/pyright --pythonpath .venv/bin/python; \
 	else echo "pyright cannot start here (it has to fetch its runtime): skipped"; fi
+
+docs: .venv/docs.stamp
+	@.venv/bin/python -m website
 
 demo: .venv/demo.stamp
 	@.venv/bin/python -m examples.demo

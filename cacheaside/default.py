@@ -36,7 +36,10 @@ _turn: Final = _Turn()
 
 
 def default_cache() -> Cache:
-    """The cache of the module-level decorators; made from ``CACHEASIDE_URL`` if nobody configured one."""
+    """The cache of the module-level decorators; made from ``CACHEASIDE_URL`` if nobody configured one.
+
+    Raises ConfigError for a wrong URL there.
+    """
     global _cache
     cache = _cache
     if cache is None:
@@ -52,7 +55,7 @@ def configure(url: str | Cache | None = None, **settings: Any) -> Cache:
     """Make the default cache: a URL and the settings of ``Cache``, or a ready ``Cache``.
 
     Functions that were called before are bound anew at their next call. The cache that was the default
-    until now is not closed: its owner may be using it still.
+    until now is not closed: its owner may be using it still. Raises ConfigError as ``Cache`` does.
     """
     if isinstance(url, Cache) and settings:
         raise TypeError(f"a ready Cache takes no settings: {', '.join(settings)}")
@@ -134,6 +137,8 @@ def cached_many(
     The first parameter takes the ids; the function returns a dict by id; ids that it leaves out are
     remembered as absent. ``key`` names one id: ``"post:{id}"``. Other options as for ``cached``, without
     ``stale_while_revalidate``, ``early_refresh`` and ``refresh``.
+
+    Raises ConfigError, KeyTemplateError or CodecError where the decorator stands.
     """
     return cached_many_decorator(default_cache, SCOPE, ns=ns, key=key, options=options)
 
@@ -151,6 +156,9 @@ def invalidates(
         tags: templates over the arguments and ``{result...}``, or a function of them.
         keys: key templates in ``ns``, over the arguments, or ``Key`` objects with their own namespace.
         on_error: also when the function raises; what names the result is left out then.
+
+    Raises KeyTemplateError or ConfigError where the decorator stands. A call raises
+    InvalidationNotAcknowledged where the cache was made with ``on_unacknowledged="raise"``.
     """
     return invalidates_decorator(default_cache, tags=tags, keys=keys, ns=ns, on_error=on_error)
 
@@ -167,5 +175,7 @@ def updates(
     ``ns``, ``key``, ``ttl``, ``tags``, ``jitter``, ``negative_ttl``, ``cache_if``, ``codec`` and
     ``version`` as for ``cached``; tags, annotation and version must be those of the function that reads
     the key, or it will not believe the entry.
+
+    Raises ConfigError, KeyTemplateError or CodecError where the decorator stands.
     """
     return updates_decorator(default_cache, ns=ns, key=key, options=options)

@@ -19,3 +19,4 @@ class Missing(Enum):
 
 
 MISSING: Final = Missing.MISSING
+"""Nothing is there: falsy, single, and equal to nothing else, so that a cached None is no miss."""

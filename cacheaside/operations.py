@@ -29,7 +29,10 @@ D = TypeVar("D")
 
 
 class Operations(Flows):
-    """The direct operations; ``Cache`` inherits them."""
+    """The direct operations; ``Cache`` inherits them.
+
+    Keys are ``ns:rest``; one without a colon raises ConfigError.
+    """
 
     # -- reading
 
@@ -67,7 +70,10 @@ class Operations(Flows):
     @overload
     def get_many(self, keys: Iterable[str], *, type: object) -> dict[str, Any]: ...
     def get_many(self, keys: Iterable[str], *, type: Any = Any) -> dict[str, Any]:
-        """The fresh values among ``keys``; what is missing, or not of the type, is left out."""
+        """The fresh values among ``keys``; what is missing, or not of the type, is left out.
+
+        Raises CodecError for a type that cannot be cached.
+        """
         return self.run(self._get_many(keys, type), "get_many")
 
     @overload
@@ -102,7 +108,10 @@ class Operations(Flows):
         tags: Iterable[str] = (),
         type: Any = Any,
     ) -> T:
-        """The value of ``key``; when there is none, what ``load()`` returns, stored as ``set`` would."""
+        """The value of ``key``; when there is none, what ``load()`` returns, stored as ``set`` would.
+
+        Raises what ``load`` raises, and ConfigError or CodecError as ``set`` does.
+        """
         site, call = self._direct_call(key, load, ttl, tags, type)
         value: T = self.run(self._reading(site, call), "get_or_load")
         return value
@@ -162,7 +171,10 @@ class Operations(Flows):
         tags: Iterable[str] = (),
         type: Any = Any,
     ) -> bool:
-        """Store several values, each with its ttl from the start; False unless all were stored."""
+        """Store several values, each with its ttl (seconds) from the start; False unless all were stored.
+
+        Raises ConfigError and CodecError as ``set`` does.
+        """
         return all(self.run(self._set(values, ttl, tags, type), "set_many"))
 
     async def aset_many(
@@ -176,7 +188,7 @@ class Operations(Flows):
         return all(await self.arun(self._set(values, ttl, tags, type), "set_many"))
 
     def expire(self, key: str, ttl: Seconds) -> bool:
-        """Give the value of ``key`` another ttl from now; False when there is none to give it to."""
+        """Give the value of ``key`` another ttl, seconds from now; False when there is none to give it to."""
         return self.run(self._expire(check_key(key), seconds("ttl", ttl)), "expire")
 
     async def aexpire(self, key: str, ttl: Seconds) -> bool:
@@ -279,7 +291,7 @@ class Operations(Flows):
         return await self.arun(self._delete_matching(pattern, progress), "delete_matching")
 
     def clear(self, ns: str | None = None) -> Dropped:
-        """Drop everything of a namespace, or of the whole prefix; how many keys."""
+        """Drop all of a namespace, or of the whole prefix, as ``delete_matching`` does; how many keys."""
         return self.run(self._delete_matching(everything(ns), None), "clear")
 
     async def aclear(self, ns: str | None = None) -> Dropped:
@@ -288,7 +300,10 @@ class Operations(Flows):
     # -- looking
 
     def tag_keys(self, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
-        """Keys that were stored under ``tag``, the first to expire first. For people: it may lag."""
+        """Keys that were stored under ``tag``, the first to expire first. For people: it may lag.
+
+        Raises StoreUnavailable when the store does not answer.
+        """
         return self.run(self._members(tag, start, count), "tag_keys")
 
     async def atag_keys(self, tag: str, *, start: int = 0, count: int = 1000) -> list[str]:
@@ -297,7 +312,8 @@ class Operations(Flows):
     def reclaim(self, tag: str) -> int:
         """Free the memory of entries that ``tag`` invalidated, in batches; how many were deleted.
 
-        They are never served again either way; without this they stay until their ttl.
+        They are never served again either way; without this they stay until their ttl. Raises
+        StoreUnavailable when the store does not answer.
         """
         return self.run(reclaim(self.world, tag_name(tag)), "reclaim")
 

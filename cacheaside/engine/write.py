@@ -44,9 +44,13 @@ class Receipt(Struct, frozen=True):
     """What became of an invalidation. False unless the store acknowledged it."""
 
     keys: tuple[str, ...] = ()
+    """The keys that were to be dropped, ``ns:rest``."""
     tags: tuple[str, ...] = ()
+    """The tags under which everything was to be dropped."""
     acknowledged: bool = True
+    """Whether the store has confirmed it."""
     attempts: int = 1
+    """How often it was sent."""
     deferred: bool = False
     """Whether it waits for the end of a transaction, whose own receipt will tell."""
 
@@ -58,6 +62,7 @@ class Dropped(int):
     """How many keys a pattern has dropped; not ``complete`` where the store stopped answering before all."""
 
     complete: bool
+    """Whether the store answered to the end."""
 
     def __new__(cls, count: int, complete: bool = True) -> Dropped:
         made = super().__new__(cls, count)

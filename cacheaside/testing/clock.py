@@ -19,5 +19,5 @@ class FakeClock:
         return self.now
 
     def tick(self, seconds: float | timedelta) -> None:
-        """Let time pass."""
+        """Let time pass: seconds or a timedelta."""
         self.now += seconds.total_seconds() if isinstance(seconds, timedelta) else seconds

@@ -181,7 +181,8 @@ class Broker:
             queue: how many messages may wait for the handler.
             overflow: what happens when one more comes: ``"drop-oldest"``, ``"drop-newest"``, or
                 ``"close"``, which ends the subscription and tells ``on_error``.
-            on_error, on_gap: in the place of the broker's.
+            on_error: in the place of the broker's.
+            on_gap: in the place of the broker's.
 
         Raises StoreUnavailable when Redis has not confirmed it within two seconds, or refuses; nothing is
         subscribed then. Raises ConfigError for an async handler where no event loop runs.

@@ -215,7 +215,8 @@ class DurableBroker:
             stream: any text.
             handler: a function of a ``Message``, async or not; its return acknowledges the message.
             type: of the data of all messages here, in the place of the broker's ``types``.
-            on_error, on_gap: in the place of the broker's.
+            on_error: in the place of the broker's.
+            on_gap: in the place of the broker's.
 
         Raises StoreUnavailable when Redis does not answer; ConfigError for an async handler where no event
         loop runs, and for a second consumer of the same name on the same stream.

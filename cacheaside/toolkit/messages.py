@@ -24,10 +24,13 @@ class Message(Struct, Generic[T], frozen=True):
     """What a handler is given. Its repr does not show the data, which may be anybody's secret."""
 
     type: str
+    """What kind of message it is, as it was published."""
     data: T
+    """Of the type that was declared for it, else builtin types."""
     timestamp: datetime
     """When it was published, in UTC, by the publisher's clock."""
     id: str
+    """The same for every handler, and when it is tried again."""
     channel: str
     """Where it was published: for a pattern, the channel that matched; for a stream, its name."""
     tries: int = 1

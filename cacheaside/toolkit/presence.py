@@ -38,7 +38,9 @@ class Page(Struct, frozen=True):
     """Some of those online, and where the next page begins: None when this was the last."""
 
     users: list[str]
+    """Their ids, as text."""
     cursor: str | None
+    """For ``who``, to go on from here; None on the last page."""
 
 
 class Presence:
@@ -84,6 +86,7 @@ class Presence:
         return await self._arun(self._offline(user_id, connection_id), "offline")
 
     def is_online(self, user_id: Id) -> bool:
+        """Whether the user has any connection."""
         return self._run(self._count(self._key(user_id)), "is_online") > 0
 
     async def ais_online(self, user_id: Id) -> bool:

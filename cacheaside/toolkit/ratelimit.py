@@ -43,7 +43,9 @@ class Decision(Struct, frozen=True):
     """
 
     allowed: bool
+    """Whether the hit is let in."""
     limit: int
+    """The most hits in a window."""
     remaining: int
     """Hits that are left, this one counted."""
     reset_after: float
@@ -51,7 +53,7 @@ class Decision(Struct, frozen=True):
     retry_after: float
     """Until a hit of this cost is let in, if nobody hits meanwhile; 0 if this one is."""
     window: float = 0.0
-    """What ``limit`` is for."""
+    """The seconds that ``limit`` is for."""
     known: bool = True
     """False when the store did not answer and ``on_unavailable`` decided."""
 
@@ -74,7 +76,7 @@ class RateLimiter:
     Args:
         cache: where the hits are counted.
         limit: the most hits in a window.
-        window: its length.
+        window: its length in seconds, or a timedelta.
         algorithm: ``"sliding-log"`` is exact and remembers each hit that it let in; ``"sliding-counter"``
             and ``"gcra"`` remember a few numbers and let up to twice the limit into some windows.
         limits: pairs of a limit and a window, in the place of ``limit`` and ``window``: a hit must be

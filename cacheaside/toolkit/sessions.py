@@ -33,7 +33,8 @@ class Session(Generic[D]):
     """A live session as it was when it was read.
 
     ``token`` is the secret for the client's cookie; it is empty in what ``list`` returns, since nobody else
-    knows it. ``id`` is no secret from the session's user, and ends the session with ``delete(id)``.
+    knows it. ``id`` is no secret from the session's user, and ends the session with ``delete(id)``. Times are
+    in UTC, by Redis's clock.
     """
 
     token: str

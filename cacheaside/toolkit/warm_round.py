@@ -39,11 +39,13 @@ class WarmReport(Struct, frozen=True, kw_only=True):
     """
 
     name: str
+    """Of the job, or ``warming`` for a whole run."""
     warmed: int = 0
     already_warm: int = 0
     failed: int = 0
     not_stored: int = 0
     seconds: float = 0.0
+    """How long it took."""
     error: Exception | None = None
     """The first one; one of the source or of the store ended the round."""
     jobs: tuple[WarmReport, ...] = ()

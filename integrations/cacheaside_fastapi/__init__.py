@@ -38,7 +38,7 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]
 def lifespan(cache: Cache | str | None = None, *, default: bool = False, **settings: Any) -> Lifespan:
     """A lifespan with a cache in its state, as ``request.state.cache``: ``FastAPI(lifespan=lifespan(url))``.
 
-    A lifespan of your own enters it and adds to its state::
+    A lifespan of your own enters it and adds to its state:
 
         async with lifespan(url)(app) as state:
             yield {**state, "mine": mine}
@@ -47,6 +47,8 @@ def lifespan(cache: Cache | str | None = None, *, default: bool = False, **setti
         cache: a URL, or None for ``CACHEASIDE_URL``, and ``settings`` as ``Cache`` takes them: made when
             the app starts. Or a ready ``Cache``. Either is closed when the app ends.
         default: make it the cache of ``cacheaside.cached`` and the other module-level decorators too.
+
+    Raises TypeError for a ready ``Cache`` with settings; the app's start raises ConfigError for a wrong one.
     """
     if isinstance(cache, Cache) and settings:
         raise TypeError(f"a ready Cache takes no settings: {', '.join(settings)}")
@@ -63,7 +65,7 @@ def lifespan(cache: Cache | str | None = None, *, default: bool = False, **setti
 
 # Async, for FastAPI would send a plain function to a thread.
 async def request_cache(connection: HTTPConnection) -> Cache:
-    """The cache of the app that serves this request or websocket."""
+    """The cache of the app that serves this request or websocket. ConfigError if its lifespan has none."""
     return cache_of(connection)
 
 

@@ -54,6 +54,7 @@ class SessionCookie(Generic[D]):
         return ClientSession(self, found, response)
 
     async def required(self, connection: HTTPConnection, response: Response) -> ClientSession[D]:
+        """The request's session, as a dependency; raises the 401 when nobody is logged in."""
         session = await self(connection, response)
         if session.found is None:
             raise HTTPException(401, "log in first")

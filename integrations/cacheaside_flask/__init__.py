@@ -70,7 +70,7 @@ class CacheAside:
 
 # A proxy is no Cache to a type checker, and is one to everybody else.
 current_cache: Cache = cast(Cache, LocalProxy(app_cache))
-"""The cache of the app in whose context this is used."""
+"""The cache of the app in whose context this is used. ConfigError if that has none; RuntimeError outside."""
 
 
 # An AppGroup runs its commands in the app's context.
