@@ -20,6 +20,7 @@ from cacheaside.check.analysis import Findings
 from cacheaside.check.arena import Arena
 from cacheaside.check.faults import FAULTS, Fault
 from cacheaside.check.report import verdict
+from cacheaside.check.rows import all_rows
 from cacheaside.check.run import Result, run
 from cacheaside.check.settings import Settings
 from cacheaside.testing import Server, available
@@ -39,15 +40,25 @@ LONG = {
     "cluster-failover": 3.0,
 }
 """Seconds, for faults that take their time."""
-OWN = [name for name, fault in FAULTS.items() if fault.needs not in ("", "proxy")]
-GUEST = [name for name, fault in FAULTS.items() if fault.needs in ("", "proxy")]
+ROWS = [row for row in all_rows(Settings(**SMALL)) if row.faults and row.server == KINDS[0]] if KINDS else []
+"""Those of the table, on one kind of server."""
+OWN = [row for row in ROWS if row.needs - {"proxy"}]
+GUEST = [row for row in ROWS if not row.needs - {"proxy"}]
 
 
-def kind_for(name: str) -> str:
+def name_of(row: Settings) -> str:
+    return "-".join(filter(None, (*row.faults, row.failover)))
+
+
+def short(row: Settings, **place: str) -> Settings:
+    return replace(row, **{"server": None, **place}, seconds=LONG.get(row.faults[0], 1.0))
+
+
+def kind_for(row: Settings) -> Any:
     """Servers take turns: each row needs one, and together they need both."""
-    if FAULTS[name].needs == "cluster":  # the quicker one to start
+    if "cluster" in row.needs:  # the quicker one to start
         return KINDS[-1]
-    return KINDS[[*GUEST, *OWN].index(name) % len(KINDS)] if KINDS else "none"
+    return KINDS[ROWS.index(row) % len(KINDS)]
 
 
 def shown(settings: Settings, enough: Callable[[Result], bool]) -> Result:
@@ -80,21 +91,18 @@ def test_without_a_fault_nothing_is_stale_in_either_tier(servers: Callable[[str]
             assert list(client.scan_iter("*cacheaside-check*")) == []
 
 
-@pytest.mark.parametrize("name", GUEST)
+@pytest.mark.parametrize("row", GUEST, ids=name_of)
 def test_a_fault_beside_a_given_server_makes_nothing_stale(
-    name: str, servers: Callable[[str], Server]
+    row: Settings, servers: Callable[[str], Server]
 ) -> None:
-    found = fine(
-        Settings(url=servers(kind_for(name)).url, faults=(name,), seconds=LONG.get(name, 1.0), **SMALL)
-    )
-    assert found.strikes[name] > 0
+    found = fine(short(row, url=servers(kind_for(row)).url))
+    assert found.strikes[row.faults[0]] > 0
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_a_fault_of_a_server_makes_nothing_stale(name: str, servers: Callable[[str], Server]) -> None:
-    servers(kind_for(name))  # fails where there is none
-    found = fine(Settings(server=kind_for(name), faults=(name,), seconds=LONG.get(name, 1.0), **SMALL))
-    assert found.strikes[name] > 0
+@pytest.mark.parametrize("row", OWN, ids=name_of)
+def test_a_fault_of_a_server_makes_nothing_stale(row: Settings) -> None:
+    found = fine(short(row, server=kind_for(row)))
+    assert found.strikes[row.faults[0]] > 0
 
 
 def test_several_faults_at_once_make_nothing_stale(one_server: Server) -> None:
