@@ -368,7 +368,7 @@ class Cache(Operations):
         for part in list(self.parts):
             part.close()
         self.reclaimer.close()
-        self.link.recovery.close()
+        self.link.close()
         if owed := len(self.world.journal):
             self.events.tell("unacknowledged", f"closed while {owed} invalidations are not acknowledged")
         if self.channel is not None:

@@ -16,6 +16,7 @@ from functools import cache
 from hashlib import blake2b
 from importlib import metadata
 from typing import Any, Final, cast
+from weakref import ref
 
 import redis
 import redis.asyncio as aioredis
@@ -52,8 +53,8 @@ class ServerFacts:
 
     ``replid`` is its ``master_replid``, ``replid2`` its ``master_replid2`` ("" for none), ``role`` is
     "master" or "slave" and ``mode`` "standalone", "cluster" or "sentinel", as Redis words it. ``uptime`` is
-    seconds since its process was started, and ``again`` whether it was learnt by a connection that was open
-    before and had been lost.
+    seconds since its process was started, ``again`` whether it was learnt by a connection that was open
+    before and had been lost, and ``connection`` a weak reference to that connection.
     """
 
     version: tuple[int, ...] = (7, 0)
@@ -65,6 +66,7 @@ class ServerFacts:
     mode: str = ""
     uptime: float = field(default=0.0, compare=False)
     again: bool = field(default=False, compare=False)
+    connection: ref[Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def has_ifeq(self) -> bool:
@@ -207,6 +209,15 @@ def connect_node(endpoint: Endpoint, address: tuple[str, int], on_connect: OnCon
     return _punctual(redis.Redis(host=address[0], port=address[1], **options))
 
 
+def connect_sentinel(endpoint: Endpoint, address: tuple[str, int]) -> redis.Redis:
+    """Make a client of one sentinel, for threads."""
+    options: dict[str, Any] = _sentinel_options(endpoint) | {
+        "retry": Retry(NoBackoff(), 0),
+        "redis_connect_func": _learner(endpoint, None, handshake=True),
+    }
+    return _punctual(redis.Redis(host=address[0], port=address[1], **options))
+
+
 def aconnect_node(endpoint: Endpoint, address: tuple[str, int], on_connect: OnConnect) -> aioredis.Redis:
     """``connect_node`` for one event loop."""
     options: dict[str, Any] = _client_options(endpoint) | {
@@ -344,10 +355,10 @@ def only_redis() -> Generator[None]:
 
 
 def _met(connection: Any, facts: ServerFacts) -> ServerFacts:
-    """What a connection has learnt, and whether it is not its first server."""
+    """What a connection has learnt, that it has, and whether it is not its first server."""
     again = getattr(connection, "cacheaside_met", False)
     connection.cacheaside_met = True
-    return replace(facts, again=True) if again else facts
+    return replace(facts, again=again, connection=ref(connection))
 
 
 def _client_options(endpoint: Endpoint) -> dict[str, Any]:

@@ -8,6 +8,7 @@ lineage, and the recovery thread works off the journal.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
@@ -19,11 +20,14 @@ from cacheaside.engine.drive import Driver
 from cacheaside.engine.replay import replay
 from cacheaside.entry import NO_INCARNATION
 from cacheaside.events import Events
+from cacheaside.fork import renew_after_fork
 from cacheaside.incarnation import FailoverMode, Lineage, Verdict
 from cacheaside.recovery import Recovery
 from cacheaside.redaction import in_words
+from cacheaside.sentinels import SentinelWatch
 from cacheaside.stores.memory import NearCache
 from cacheaside.stores.redis import RedisStore
+from cacheaside.ties import Ties
 from cacheaside.urls import Endpoint
 from cacheaside.world import ProcessWorld
 
@@ -62,11 +66,24 @@ class Link:
         self.lineage = Lineage(mode)
         if mode == "trust":
             world.learn_incarnation(NO_INCARNATION, Anything())
+        self.ties = Ties()
+        self.watch = SentinelWatch(endpoint, self.ties) if endpoint.sentinel else None
+        self._learning = threading.Lock()
+        renew_after_fork(self)
         self.recovery = Recovery(self)
         self.breaker = Breaker(self._lost)
         self.journal.wake = self.recovery.wake
         self._index_limit = index_limit
         self.store = self._store(self.breaker)
+
+    def after_fork(self) -> None:
+        self._learning = threading.Lock()
+
+    def close(self) -> None:
+        """End the threads; what is owed stays owed."""
+        self.recovery.close()
+        if self.watch is not None:
+            self.watch.close()
 
     def _store(self, breaker: Breaker | None) -> RedisStore:
         return RedisStore(
@@ -93,17 +110,22 @@ class Link:
 
     def learn(self, facts: ServerFacts) -> None:
         """Told by every new connection, before its first command."""
-        verdict = self.lineage.meet(facts, monotonic() - self.store.contact)
-        self.facts = facts
+        with self._learning:
+            verdict = self.lineage.meet(facts, monotonic() - self.store.contact)
+            self.facts = facts
+            if verdict in (Verdict.REPLAY, Verdict.COLD):
+                # Owed before what the server says is believed: reads of these keys and tags doubt it. A cold
+                # one too may hold what others loaded from it, before this process dropped it elsewhere.
+                self.journal.reopen()
+            if verdict is not Verdict.SAME and facts.run_id:
+                older = Anything() if self.lineage.mode == "trust" else self.lineage.older
+                self.world.learn_incarnation(facts.incarnation, older)
+            self.ties.made(facts)
+        if self.watch is not None:
+            self.watch.start()
         if verdict is Verdict.SAME:
             return
-        if verdict is Verdict.REPLAY:
-            # Owed before what the server says is believed: reads of these keys and tags doubt it.
-            self.journal.reopen()
-        older = Anything() if self.lineage.mode == "trust" else self.lineage.older
-        if facts.run_id:
-            self.world.learn_incarnation(facts.incarnation, older)
-        else:
+        if not facts.run_id:
             self.events.complain(
                 "no INFO", "degraded", "INFO is forbidden here: which Redis this is can't be known, and the "
                 "invalidations of the last minute are repeated after each lost connection",
@@ -154,6 +176,9 @@ class OwnStoreLink:
         self.journal.wake = self.recovery.wake
         self.reach = store
         self.decisions: dict[str, int] = {}
+
+    def close(self) -> None:
+        self.recovery.close()
 
     def still(self, error: Exception) -> None:
         """There is no breaker to say it."""

@@ -577,6 +577,27 @@ def test_a_server_that_was_left_and_comes_back_has_missed_what_was_dropped_elsew
         assert [theirs() for _ in range(10)] == [1] * 10
 
 
+@pytest.mark.parametrize("failover", ["auto", "strict", "replay"])
+def test_who_moves_last_repeats_what_others_have_loaded_before_him(
+    proxy: ChaosProxy, one_server: Server, failover: Any
+) -> None:
+    """The successor is cold, but not to who came first: his values are of today, and carry its stamps."""
+    row = Row()
+    with (
+        Server(one_server.kind) as other,
+        Cache(proxy.url, failover=failover) as writer,
+        Cache(other.url, failover=failover, l1_window=None) as first,
+    ):
+        mine, theirs = row.reader(writer), row.reader(first)
+        assert (mine(), theirs(), theirs()) == (0, 0, 0)
+        row.version = 1
+        assert writer.invalidate(tags=["rows"])  # where it is; `first` cannot know
+        proxy.target = ("127.0.0.1", other.port)
+        proxy.drop()
+        assert wait_until(lambda: mine() == theirs() == 1, BACK_WITHIN)
+        assert [theirs() for _ in range(10)] == [1] * 10
+
+
 def test_what_was_put_on_a_server_that_is_gone_is_not_what_was_there_before(
     proxy: ChaosProxy, one_server: Server
 ) -> None:

@@ -142,6 +142,71 @@ def test_l1_is_off_at_a_primary_that_is_one_no_more(group: ReplicaSet) -> None:
         assert wait_until(lambda: row() == 1, 0.5)
 
 
+def successor(group: ReplicaSet) -> Server:
+    """Hand over to the replica; what the sentinel calls the primary now, and its predecessor answers on."""
+    to = group.replica
+    with group.sentinel.client() as sentinel:
+        # It would demote the predecessor soon, to look at it every ten seconds is more like life.
+        sentinel.execute_command("SENTINEL", "DEBUG", "publish-period", 5000)
+
+        def asked() -> bool:
+            with suppress(RedisError):
+                return bool(sentinel.execute_command("SENTINEL", "FAILOVER", "main"))
+            return False
+
+        assert wait_until(asked, 20)
+        assert wait_until(lambda: sentinel.sentinel_master("main")["port"] == to.port, 20)
+    return to
+
+
+@pytest.mark.parametrize("failover", ["auto", "strict"])
+def test_who_has_open_connections_hears_that_another_server_took_over(
+    group: ReplicaSet, failover: Any
+) -> None:
+    """The one before still answers as a primary, and nothing breaks: only the sentinels know."""
+    with (
+        Cache(group.url, failover=failover) as reader,
+        Cache(group.url, failover=failover, l1_window=None) as plain,
+        Cache(group.url, failover=failover) as writer,
+    ):
+        rows = Row()
+        calls = [rows.reader(reader), rows.reader(plain)]
+        for call in calls:
+            assert call() == call() == 0
+        assert wait_until(lambda: in_step(group.primary, group.replica))
+        assert wait_until(lambda: bool(reader.stats()["l1"]["coherent"]))
+        before = group.primary
+        successor(group)
+        rows.version = 1
+        assert wait_until(lambda: writer.invalidate(tags=["row"]), 5)
+        assert wait_until(lambda: [call() for call in calls] == [1, 1], 0.5)
+        assert role(before) == "master"  # or the test shows nothing
+        assert [call() for call in calls for _ in range(20)] == [1] * 40
+
+
+async def test_a_loop_and_threads_leave_a_server_together(group: ReplicaSet) -> None:
+    """What a thread has invalidated on the new server, no connection of a loop reads from the old one."""
+    async with Cache(group.url, l1_window=None) as cache:
+        version = 0
+
+        @cache.cached(ns="rows", key="row", ttl=60, tags=["row"])
+        async def row() -> int:
+            return version
+
+        assert await row() == await row() == 0
+        assert cache.link.watch is not None  # type: ignore[union-attr]
+        cache.link.watch.close()  # type: ignore[union-attr]  # nobody tells; the thread itself meets the successor
+        assert wait_until(lambda: in_step(group.primary, group.replica))
+        before = group.primary
+        successor(group)
+        version = 1
+        assert cache.set("n:k", 1)  # its connection is new, and asks the sentinels
+        assert cache.invalidate(tags=["row"])
+        assert wait_until(lambda: not cache.world.journal.owing, 5)  # or it would be doubted anyway
+        assert await row() == 1
+        assert role(before) == "master"
+
+
 async def test_a_loop_finds_the_new_primary(group: ReplicaSet) -> None:
     async with Cache(group.url, l1_window=None) as cache:
         loads: list[int] = []
