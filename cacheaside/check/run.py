@@ -25,8 +25,8 @@ from cacheaside.check.worker import Plan
 LOOK_EVERY: Final = 0.1
 MOMENTS: Final = {"strict": 0.5, "replay": 2.0, "auto": 2.0, "trust": math.inf}
 """Seconds after a failover in which the cache may believe what was lost, by its setting: until processes
-have heard of it, one by one, and until they have repeated what they had invalidated. On a cluster, never: there
-each slot is cold on another server."""
+have heard of it, one by one, and have repeated what they had invalidated. On a cluster, never: there each
+slot is cold on another server."""
 
 
 class Result(Struct, frozen=True):
