@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final, cast
+from weakref import ref
 
 from cacheaside import Cache, CacheasideError, ConfigError, configure
 from cacheaside.stores.embedded import EmbeddedStore
@@ -16,14 +17,26 @@ try:
     from flask.cli import AppGroup
     from werkzeug.local import LocalProxy
 
+    from cacheaside_flask import groups as cache_groups
     from cacheaside_flask.console import console
     from cacheaside_flask.limits import limited
     from cacheaside_flask.responses import app_cache, cache_response
     from cacheaside_flask.sessions import StoreSessions
+    from cacheaside_flask.signals import AppCache, invalidated, response_hit, response_missed
 except ModuleNotFoundError as error:
     raise ImportError("cacheaside_flask needs Flask: pip install 'cacheaside[flask]'") from error
 
-__all__ = ["CacheAside", "StoreSessions", "cache_response", "console", "current_cache", "limited"]
+__all__ = [
+    "CacheAside",
+    "StoreSessions",
+    "cache_response",
+    "console",
+    "current_cache",
+    "invalidated",
+    "limited",
+    "response_hit",
+    "response_missed",
+]
 
 NAME: Final = "cacheaside"
 PREFIX: Final = "CACHEASIDE_"
@@ -40,10 +53,13 @@ class CacheAside:
         app: as a call of ``init_app``.
         default: make it the cache of ``cacheaside.cached`` and the other module-level decorators too;
             with several apps, of the last one.
+        groups: whether answers to requests that change something tell clients the tags that were
+            invalidated, in ``Cache-Group-Invalidation``. Such a header from a view is always obeyed.
     """
 
-    def __init__(self, app: Flask | None = None, *, default: bool = False) -> None:
+    def __init__(self, app: Flask | None = None, *, default: bool = False, groups: bool = False) -> None:
         self.default = default
+        self.groups = groups
         if app is not None:
             self.init_app(app)
 
@@ -61,7 +77,9 @@ class CacheAside:
                 f"{PREFIX}{unknown[0].upper()} is no setting of Cache; those are "
                 + ", ".join(PREFIX + name.upper() for name in sorted(SETTINGS))
             )
-        cache = app.extensions[NAME] = Cache(**settings)
+        cache = app.extensions[NAME] = AppCache(**settings)
+        cache.app = ref(app)
+        cache_groups.follow(app, tell=self.groups)
         if self.default:
             configure(cache)
         app.cli.add_command(commands)
@@ -86,6 +104,19 @@ def clear(ns: str | None) -> None:
         if not dropped.complete:
             raise click.ClickException(f"Redis stopped answering; dropped until then: {dropped}")
         click.echo(f"dropped: {dropped}")
+
+
+@commands.command("invalidate")
+@click.option("--tag", "tags", multiple=True, help="A tag, such as post:42; may be repeated.")
+@click.option("--key", "keys", multiple=True, help="A key, such as posts:post:42; may be repeated.")
+def invalidate(tags: tuple[str, ...], keys: tuple[str, ...]) -> None:
+    """Drop keys, and everything under tags, in every process."""
+    if not tags and not keys:
+        raise click.UsageError("nothing to invalidate: give --tag or --key")
+    with reachable() as cache:
+        if not cache.invalidate(tags=tags, keys=keys).acknowledged:
+            raise click.ClickException("Redis has not acknowledged it: other processes may not know")
+        click.echo("acknowledged")
 
 
 @commands.command("explain")

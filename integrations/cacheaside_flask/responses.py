@@ -23,6 +23,7 @@ from cacheaside.http import (
     plan,
     responses,
 )
+from cacheaside_flask.signals import tell
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,7 +56,9 @@ def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[F], F]:
 
             # Where the app is mounted, for it may be so twice, and the rule.
             route = f"{request.root_path}{request.url_rule} {view.__module__}.{view.__qualname__}"
-            return respond(policy, asked_of(route), run)
+            response = respond(policy, asked_of(route), run)
+            tell(response.headers.getlist("Cache-Status")[-1])
+            return response
 
         return cast(F, cached)
 

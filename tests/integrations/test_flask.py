@@ -131,6 +131,22 @@ def test_clear_and_explain_from_the_command_line(one_redis_url: str) -> None:
     cache.close()
 
 
+def test_invalidate_from_the_command_line(one_redis_url: str) -> None:
+    """Keys and tags, several at once; nothing at all is a mistake."""
+    app = Flask("shop")
+    app.config["CACHEASIDE_URL"] = one_redis_url
+    cache = CacheAside().init_app(app)
+    run = app.test_cli_runner().invoke
+    for key, tag in (("posts:a", "one"), ("posts:b", "two"), ("posts:c", "three"), ("posts:d", "four")):
+        cache.set(key, 1, tags=[tag])
+    said = run(args=["cacheaside", "invalidate", "--tag", "one", "--tag", "two", "--key", "posts:c"])
+    assert (said.exit_code, said.output) == (0, "acknowledged\n")
+    assert [cache.exists(f"posts:{name}") for name in "abcd"] == [False, False, False, True]
+    nothing = run(args=["cacheaside", "invalidate"])
+    assert (nothing.exit_code, "--tag or --key" in nothing.output) == (2, True)
+    cache.close()
+
+
 def test_a_command_that_cannot_work_says_why_and_fails(one_redis_url: str) -> None:
     alone = app_with().test_cli_runner().invoke(args=["cacheaside", "clear"])
     assert (alone.exit_code, "set CACHEASIDE_URL to share one" in alone.output) == (1, True)
@@ -146,8 +162,10 @@ def test_a_server_that_is_away_fails_the_command() -> None:
     app = Flask("shop")
     app.config["CACHEASIDE_URL"] = "redis://127.0.0.1:1/0"
     CacheAside(app)
-    away = app.test_cli_runner().invoke(args=["cacheaside", "clear"])
-    assert (away.exit_code, away.output.startswith("Error: ")) == (1, True)
+    app.config["CACHEASIDE_INVALIDATION_TIMEOUT"] = 0.1
+    for command in (["clear"], ["invalidate", "--tag", "t"]):
+        away = app.test_cli_runner().invoke(args=["cacheaside", *command])
+        assert (away.exit_code, away.output.startswith("Error: ")) == (1, True)
 
 
 def test_without_flask_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

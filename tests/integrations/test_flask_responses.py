@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
-from cacheaside_flask import CacheAside, cache_response
+from cacheaside_flask import CacheAside, cache_response, invalidated, response_hit, response_missed
 from flask import Flask, abort, make_response, request, session
 from flask.testing import FlaskClient
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.serving import make_server
+from werkzeug.test import Client
 
 from cacheaside import Cache, ConfigError
 from cacheaside.testing import FakeClock
@@ -197,6 +203,158 @@ def test_a_post_reaches_the_view(site: Site, client: FlaskClient) -> None:
     etag = client.get("/page").headers["ETag"]
     assert client.post("/page", headers={"If-None-Match": etag}).status_code == 200
     assert site.calls == ["GET", "POST"]
+
+
+def test_signals_tell_of_hits_misses_and_invalidations(site: Site, client: FlaskClient) -> None:
+    """Sent by the app, in the request; another app's are not heard."""
+    told: list[tuple[Any, ...]] = []
+
+    def note_hit(app: Flask, status: str) -> None:
+        told.append(("hit", app, request.path, status))
+
+    def note_miss(app: Flask, status: str) -> None:
+        told.append(("miss", app, request.path, status))
+
+    def note_dropped(app: Flask, **what: Any) -> None:
+        told.append(("dropped", app, what))
+
+    @site.get("/page", tags=["pages"], methods=("GET", "POST"))
+    def page() -> str:
+        return "page"
+
+    other = Site()
+    other.get("/page")(page)
+    with (
+        response_hit.connected_to(note_hit, site.app),
+        response_missed.connected_to(note_miss, site.app),
+        invalidated.connected_to(note_dropped, site.app),
+    ):
+        client.get("/page"), client.get("/page"), client.post("/page")
+        site.cache.invalidate(tags=["pages"], keys=["posts:1"])
+        other.app.test_client().get("/page"), other.cache.invalidate(tags=["pages"])
+    assert told == [
+        ("miss", site.app, "/page", "cacheaside; fwd=miss; stored"),
+        ("hit", site.app, "/page", "cacheaside; hit; ttl=60"),
+        ("miss", site.app, "/page", "cacheaside; fwd=method"),
+        ("dropped", site.app, {"tags": ("pages",), "keys": ("posts:1",), "acknowledged": True}),
+    ]
+
+
+def test_a_signal_of_what_was_not_acknowledged_says_so() -> None:
+    app, told = Flask("away"), []
+    app.config.update(
+        CACHEASIDE_URL="redis://127.0.0.1:1", CACHEASIDE_TIMEOUT=0.1, CACHEASIDE_INVALIDATION_TIMEOUT=0.1
+    )
+    cache = CacheAside().init_app(app)
+
+    def note(_: Flask, acknowledged: bool, **what: Any) -> None:
+        told.append(acknowledged)
+
+    with invalidated.connected_to(note, app):
+        assert not cache.invalidate(tags=["pages"]).acknowledged
+    assert told == [False]
+    cache.close()
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_groups_are_told_and_obeyed(tells: bool) -> None:
+    """RFC 9875: what a request has invalidated goes out, what a view names is dropped; not after an error."""
+    app = Flask("site")
+    app.config["CACHEASIDE_URL"] = "embedded://"
+    cache = CacheAside(groups=tells).init_app(app)
+
+    @app.get("/page")
+    @cache_response(ttl=60, tags=["pages"], groups=True)
+    def page() -> str:
+        return "page"
+
+    @app.post("/<int:code>")
+    def write(code: int) -> Any:
+        cache.invalidate(tags=["pages"])
+        return "written", code, {"Cache-Group-Invalidation": '"others"'}
+
+    client = app.test_client()
+    assert client.get("/page").headers["Cache-Groups"] == '"pages"'
+    cache.set("n:k", 1, tags=["others"])
+    assert client.post("/500").headers.getlist("Cache-Group-Invalidation") == ['"others"']
+    assert cache.exists("n:k")
+    told = client.post("/200").headers.getlist("Cache-Group-Invalidation")
+    assert told == (['"others"', '"pages", "others"'] if tells else ['"others"'])
+    assert not cache.exists("n:k")
+    assert status(client.get("/page")) == "fwd=miss; stored"
+    assert "Cache-Group-Invalidation" not in client.get("/page").headers
+
+
+def test_two_apps_side_by_side_do_not_answer_for_each_other(one_redis_url: str) -> None:
+    """One process, one Redis, one prefix, one function: where an app is mounted tells them apart."""
+
+    def tenant(name: str) -> Flask:
+        app = Flask(name)
+        app.config.update(CACHEASIDE_URL=one_redis_url, CACHEASIDE_PREFIX="side")
+        CacheAside(app)
+
+        @app.get("/page")
+        @cache_response(ttl=60)
+        def page() -> str:
+            return name
+
+        return app
+
+    apps = {f"/{name}": tenant(name) for name in ("ann", "bob")}
+    client = Client(DispatcherMiddleware(Flask("root"), apps))
+    for name in ("ann", "bob", "ann"):
+        answer = client.get(f"/{name}/page")
+        assert answer.text == name
+    assert status(answer).startswith("hit")
+    for app in apps.values():
+        app.extensions["cacheaside"].close()
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_servers_of_threads_and_of_forked_processes(kind: str, one_redis_url: str) -> None:
+    """The app has used its cache before the server forks; answers are whole, invalidations hold."""
+    app = Flask("site")
+    app.config.update(CACHEASIDE_URL=one_redis_url, CACHEASIDE_PREFIX=kind, CACHEASIDE_L1_WINDOW=None)
+    cache = CacheAside().init_app(app)
+
+    @app.get("/posts/<int:id>")
+    @cache_response(ttl=60, tags=lambda request: [f"post:{request.view_args['id']}"])
+    def post(id: int) -> Any:
+        return {"id": id, "version": cache.get("versions:all", 0), "process": os.getpid()}
+
+    @app.post("/posts/<int:id>")
+    def edit(id: int) -> Any:
+        cache.set("versions:all", cache.get("versions:all", 0) + 1)
+        cache.invalidate(tags=[f"post:{id}"])
+        return {}
+
+    many = {"threaded": True} if kind == "threads" else {"processes": 4}
+    cache.ping()
+    server = make_server("127.0.0.1", 0, app, **many)
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    serving.start()
+
+    def ask(method: str, id: int) -> Any:
+        connection = HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+        connection.request(method, f"/posts/{id}")
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return answer
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda n: ask("GET", n % 4), range(40)))
+        assert [answer["id"] for answer in answers] == [n % 4 for n in range(40)]
+        for version in range(1, 4):
+            ask("POST", 1)
+            assert ask("GET", 1)["version"] == version
+        assert ask("GET", 2)["version"] == 0
+        assert any(answer["process"] != os.getpid() for answer in answers) is (kind == "processes")
+    finally:
+        server.shutdown()
+        serving.join(10)
+        server.server_close()
+        cache.close()
 
 
 def test_several_apps_have_caches_of_their_own() -> None:
