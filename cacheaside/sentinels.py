@@ -79,7 +79,7 @@ class SentinelWatch:
 
     def _sit(self, host: Address, stop: threading.Event) -> None:
         """Listen to this sentinel, until it is gone or nobody cares any more."""
-        with connect_sentinel(self._endpoint, host) as client, client.pubsub() as line:
+        with self._asked(host) as client, client.pubsub() as line:
             line.subscribe(SWITCHED)
             self._line = line.connection
             while not stop.is_set():
@@ -87,6 +87,9 @@ class SentinelWatch:
                 line.get_message(timeout=ASK_EVERY)
                 if self._ties() is None:
                     return
+
+    def _asked(self, host: Address) -> Any:
+        return connect_sentinel(self._endpoint, host)
 
     def _look(self, sentinel: Any) -> None:
         """Cut what leads elsewhere than this sentinel says; if it does, and others do not know better."""
@@ -101,9 +104,9 @@ class SentinelWatch:
     def _opinions(self) -> Iterator[tuple[int, Address]]:
         """What each sentinel takes for the primary, with the epoch in which it was chosen."""
         for host in self._endpoint.hosts:
-            with suppress(RedisError, OSError), connect_sentinel(self._endpoint, host) as sentinel:
+            with suppress(RedisError, OSError), self._asked(host) as sentinel:
                 address = primary(sentinel, self._endpoint.service)
-                seen: Any = sentinel.sentinel_master(self._endpoint.service)
+                seen = sentinel.sentinel_master(self._endpoint.service)
                 if address is not None:
                     yield int(seen["config-epoch"]), address
 
