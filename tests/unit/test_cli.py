@@ -462,7 +462,8 @@ def test_an_error_is_on_the_spans_that_it_ended(own_provider: TracerProvider) ->
 
     spans, failure = recorded(lambda: find(1), "failing")
     assert isinstance(failure, LookupError)
-    errors = {one.name: one.error for one in spans if one.name.startswith("cacheaside.")}
+    # Of a broker that an earlier test left to the garbage collector there may be others.
+    errors = {one.name: one.error for one in spans if one.name in ("cacheaside.read", "cacheaside.load")}
     assert errors == {"cacheaside.read": "LookupError", "cacheaside.load": "LookupError"}
 
 
