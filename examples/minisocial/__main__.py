@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+from contextlib import suppress
 
 from sqlalchemy import inspect
 
@@ -48,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         # uvicorn's own fd= takes any socket for a Unix one, which then waits for more before it sends.
         server.run(sockets=[socket.socket(fileno=options.fd)])
     else:
-        server.run()
+        with suppress(KeyboardInterrupt):  # which uvicorn raises again once everything is closed
+            server.run()
     return 0 if server.started else 2
 
 

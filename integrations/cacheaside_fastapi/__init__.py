@@ -14,6 +14,7 @@ try:
 
     from cacheaside_fastapi.console import console
     from cacheaside_fastapi.limits import rate_limit
+    from cacheaside_fastapi.memo import Memo, MemoDep, request_memo
     from cacheaside_fastapi.middleware import ResponseCacheMiddleware
     from cacheaside_fastapi.responses import cache_of, cache_response
     from cacheaside_fastapi.sessions import ClientSession, SessionCookie
@@ -23,6 +24,8 @@ except ModuleNotFoundError as error:
 __all__ = [
     "CacheDep",
     "ClientSession",
+    "Memo",
+    "MemoDep",
     "ResponseCacheMiddleware",
     "SessionCookie",
     "cache_response",
@@ -30,6 +33,7 @@ __all__ = [
     "lifespan",
     "rate_limit",
     "request_cache",
+    "request_memo",
 ]
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]
