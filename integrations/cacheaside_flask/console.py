@@ -42,10 +42,11 @@ def console(*, guard: Callable[[], bool] | None = None) -> Blueprint:
 
     @blueprint.post("/<path:path>")
     def changed(path: str) -> Response:
-        if (request.content_length or 0) > MOST_BODY:
+        body = request.stream.read(MOST_BODY + 1)  # one that comes in chunks does not say how long it is
+        if len(body) > MOST_BODY:
             return sent(refused(413, "too much"))
         headers = {name.lower(): value for name, value in request.headers.items()}
-        return sent(change(app_cache(), path, headers, request.get_data()))
+        return sent(change(app_cache(), path, headers, body))
 
     # Flask finds them by their routes.
     del allowed, live, shown, changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -164,6 +165,20 @@ def test_bad_questions_are_answered_in_words(
     got, said, _ = ask(method, path, headers=JSON, **more)
     assert got == status
     assert said["error"]
+
+
+def test_a_body_that_does_not_say_how_long_it_is_is_not_read_to_its_end(cache: Cache) -> None:
+    """In chunks, under a WSGI server that passes them on: what is read is little more than may be."""
+    app = Flask("site")
+    app.config["CACHEASIDE_URL"] = "embedded://"
+    CacheAside(app)
+    app.extensions["cacheaside"] = cache
+    app.register_blueprint(blueprint(guard=lambda: True), url_prefix="/cache")
+    body = io.BytesIO(b"x" * 1_000_000)
+    chunked: Any = {"wsgi.input": body, "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    answer = app.test_client().post("/cache/invalidate", headers=JSON, environ_overrides=chunked)
+    assert answer.status_code == 413
+    assert body.tell() < 200_000
 
 
 async def test_events_flow(cache: Cache) -> None:

@@ -195,6 +195,10 @@ def test_cookies_that_are_no_tokens_are_strangers(value: str) -> None:
         answer = client.get("/me", headers={"cookie": f"{COOKIE}={value}".encode()})
         assert answer.status_code == 401
         assert sessions.stats()["bad_data"] == 0
+    away, _ = session_app(Cache("redis://127.0.0.1:1", timeout=0.2), on_unavailable="raise")
+    with away:
+        answer = away.get("/me", headers={"cookie": f"{COOKIE}={value}".encode()})
+    assert answer.status_code == 401, "a Redis that is asked and does not answer is a 503"
 
 
 def test_many_cookies_of_one_name_open_nothing_that_none_of_them_opens() -> None:
