@@ -108,5 +108,6 @@ def decide(mode: FailoverMode, known: ServerFacts | None, facts: ServerFacts, si
     if mode == "replay":
         return Verdict.REPLAY
     # A primary changes its replication id too when its first replica comes; then it is the same process.
-    carries_on = facts.run_id == known.run_id or (facts.replid2 == known.replid and facts.uptime >= silence)
+    was_there = facts.uptime - 1 >= silence  # whole seconds, cut off at both ends: it may be one less
+    carries_on = facts.run_id == known.run_id or (facts.replid2 == known.replid and was_there)
     return Verdict.REPLAY if carries_on and known.run_id else Verdict.COLD

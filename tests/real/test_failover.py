@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from cacheaside import Cache
 from cacheaside.events import Event
@@ -28,6 +29,8 @@ class Pair:
         self.name = stack.enter_context(ChaosProxy("127.0.0.1", self.primary.port))
         with self.replica.client() as client:
             client.replicaof("127.0.0.1", self.primary.port)
+            # It counts whole seconds, and must be known to have been there before anybody reads.
+            assert wait_until(lambda: client.info("server")["uptime_in_seconds"] >= 2)
         assert wait_until(self.in_step)
 
     def in_step(self) -> bool:
@@ -43,7 +46,18 @@ class Pair:
         assert wait_until(self.in_step)
         with self.replica.client() as client:
             client.replicaof("NO", "ONE")
-            assert wait_until(lambda: client.info("server")["uptime_in_seconds"] >= 1)
+
+    def save(self) -> None:
+        """A snapshot of now; the one that the replica was given may still be on its way to the disk."""
+
+        def saved() -> bool:
+            try:
+                return bool(client.save())
+            except ResponseError:
+                return False
+
+        with self.primary.client() as client:
+            assert wait_until(saved)
 
     def fail_over(self) -> None:
         """The primary dies, and the name leads to the other."""
@@ -190,8 +204,7 @@ def test_a_restart_from_an_old_snapshot(
     reader = Reader(pair.name.url, mode)
     with reader.cache:
         reader.fill()
-        with pair.primary.client() as client:
-            client.save()
+        pair.save()
         reader.row.version = 1
         assert reader.cache.invalidate(tags=["rows"])
         pair.primary.kill()
@@ -215,8 +228,7 @@ def test_replay_does_not_reach_further_back_than_a_minute(
     reader = Reader(pair.name.url, "replay")
     with reader.cache:
         reader.fill()
-        with pair.primary.client() as client:
-            client.save()
+        pair.save()
         reader.row.version = 1
         assert reader.cache.invalidate(tags=["rows"])
         time.sleep(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,21 +13,29 @@ from cacheaside.stores.redis import RedisStore
 from cacheaside.stores.topology import Topology
 from cacheaside.testing import ClusterServer
 from cacheaside.testing.contract import KEYS, StoreContract, Wait
-from cacheaside.urls import parse_url
+from cacheaside.urls import Endpoint, parse_url
 from tests.aging import aged
+
+PATIENCE = 10.0
+"""Seconds for one command: some of the contract's are large, and what it asks for is not speed."""
+
+
+def patient(url: str) -> Endpoint:
+    return replace(parse_url(url), timeout=PATIENCE)
 
 
 class TestRedis(StoreContract):
     @pytest.fixture(params=["ifeq", "scripts"])
     def store(self, request: pytest.FixtureRequest, redis_url: str) -> Iterator[RedisStore]:
         """With ``SET ... IFEQ`` where the server has it, and by scripts alone, as on older ones."""
-        endpoint = parse_url(redis_url)
+        endpoint = patient(redis_url)
         learnt: list[ServerFacts] = []
         store = RedisStore(
             KEYS,
             lambda: connect(endpoint, learnt.append),
             lambda: aconnect(endpoint, learnt.append),
             has_ifeq=lambda: request.param == "ifeq" and bool(learnt) and learnt[-1].has_ifeq,
+            timeout=PATIENCE,
         )
         yield store
         store.close()
@@ -39,13 +48,14 @@ class TestRedis(StoreContract):
 class TestCluster(StoreContract):
     @pytest.fixture
     def store(self, cluster: ClusterServer) -> Iterator[ClusterStore]:
-        endpoint = parse_url(cluster.url)
+        endpoint = patient(cluster.url)
         store = ClusterStore(
             KEYS,
             Topology(endpoint.hosts),
             lambda address, told: connect_node(endpoint, address, told),
             lambda address, told: aconnect_node(endpoint, address, told),
             lambda address, facts: None,
+            timeout=PATIENCE,
         )
         yield store
         store.close()

@@ -50,10 +50,18 @@ def test_what_another_server_means(mode: str, facts: ServerFacts, verdict: Verdi
 
 
 def test_a_replica_that_was_started_since_may_have_been_a_restart() -> None:
-    """A primary restarted from a snapshot names itself as its predecessor, as a promoted one does."""
-    lineage = Lineage("auto")
-    lineage.meet(A, 0)
-    assert lineage.meet(PROMOTED, silence=1001) is Verdict.COLD
+    """A primary restarted from a snapshot names itself as its predecessor, as a promoted one does.
+
+    One that says it is a second old may have been started a moment ago.
+    """
+    for uptime, silence, verdict in [
+        (1000, 1001, Verdict.COLD),
+        (1, 0.2, Verdict.COLD),
+        (2, 0.2, Verdict.REPLAY),
+    ]:
+        lineage = Lineage("auto")
+        lineage.meet(A, 0)
+        assert lineage.meet(replace(PROMOTED, uptime=uptime), silence) is verdict
 
 
 def test_predecessors_are_believed_in_a_row_until_one_is_cold() -> None:
