@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import re
+import sqlite3
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -50,6 +51,9 @@ def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, A
     module = types.ModuleType("app")
     monkeypatch.setitem(sys.modules, "app", module)
     yield module.__dict__
+    for value in module.__dict__.values():
+        if isinstance(value, sqlite3.Connection):
+            value.close()
     caches = [v for v in module.__dict__.values() if isinstance(v, Cache)]
     if default._cache is not None:
         caches.append(default._cache)
