@@ -18,6 +18,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from cacheaside.connection import connect_sentinel
+from cacheaside.errors import CacheasideError
 from cacheaside.fork import renew_after_fork
 from cacheaside.ties import Address, Ties, sever
 from cacheaside.urls import Endpoint
@@ -72,14 +73,19 @@ class SentinelWatch:
         for host in cycle(self._endpoint.hosts):
             try:
                 self._sit(host, stop)
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, CacheasideError) as error:
                 log.debug("a sentinel is away: %s", type(error).__name__)
+            except Exception:
+                log.exception("a sentinel was not understood")
             if stop.wait(PAUSE) or self._ties() is None:
                 return
 
     def _sit(self, host: Address, stop: threading.Event) -> None:
         """Listen to this sentinel, until it is gone or nobody cares any more."""
         with self._asked(host) as client, client.pubsub() as line:
+            self._look(
+                client
+            )  # before it, for a sentinel may forbid to listen, and then answers all the same
             line.subscribe(SWITCHED)
             self._line = line.connection
             while not stop.is_set():

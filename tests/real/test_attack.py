@@ -198,7 +198,8 @@ def test_a_process_ends_though_its_loads_never_do(one_redis_url: str, closed: bo
         assert done.returncode == 0, done.stderr
         assert done.stdout == "LoadTimeout\n"
         lines = done.stderr.splitlines()
-        assert [line for line in lines if "goes on" not in line] == []
+        # The jump of the clock may be seen by L1's, which says that it pauses.
+        assert [line for line in lines if "goes on" not in line and "incoherent: " not in line] == []
 
 
 def test_a_child_forked_while_others_load_is_on_its_own(one_redis_url: str) -> None:

@@ -228,3 +228,23 @@ async def test_a_loop_finds_the_new_primary(group: ReplicaSet) -> None:
             raise AssertionError("not served again")
         assert await cache.ainvalidate(tags=["row"])
         assert await row() == len(loads)
+
+
+def test_a_sentinel_that_may_not_be_listened_to_is_asked(group: ReplicaSet) -> None:
+    """Its account may not subscribe: the switch is seen all the same, for it is asked again and again."""
+    with group.sentinel.client() as sentinel:
+        sentinel.execute_command("ACL", "SETUSER", "default", "-subscribe")
+    with (
+        Cache(group.url, l1_window=None) as reader,
+        Cache(group.url, l1_window=None) as writer,
+    ):
+        rows = Row()
+        row = rows.reader(reader)
+        assert row() == row() == 0
+        assert wait_until(lambda: in_step(group.primary, group.replica))
+        before = group.primary
+        successor(group)
+        rows.version = 1
+        assert wait_until(lambda: writer.invalidate(tags=["row"]), 5)
+        assert wait_until(lambda: row() == 1, 2)
+        assert role(before) == "master"

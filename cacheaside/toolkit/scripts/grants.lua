@@ -211,13 +211,15 @@ if step == 'replace' then
 end
 
 -- ARGV: the new token's hash; its secret for who has the old one, and for how long; idle life; whether a
--- token ends the grant that is older than the last one of its line, or was rotated longer ago. Reply: what was done, born, seen, data, and the successor if it had one.
+-- token ends the grant that is older than the last one of its line, or was rotated longer ago. Reply: what
+-- was done, born, seen, data, and the successor if it had one.
 if step == 'rotate' then
   if ours then
     local grace = tonumber(ARGV[6])
     if grace > 0 then
       local till = text(now + grace)
-      redis.call('SET', left, till .. ' ' .. till .. ' ' .. ARGV[5] .. ' ' .. ARGV[4], 'PX', math.ceil(grace / 1000))
+      local kept = till .. ' ' .. till .. ' ' .. ARGV[5] .. ' ' .. ARGV[4]
+      redis.call('SET', left, kept, 'PX', math.ceil(grace / 1000))
     end
     row.hash, row.seen = ARGV[4], text(now)
     slide(row, tonumber(ARGV[7]))
