@@ -11,12 +11,14 @@ from typing import Any
 import cachetools
 
 from cacheaside import Cache
+from cacheaside.journal import Journal
 from cacheaside.stores.memory import NearCache
 from cacheaside.world import ProcessWorld
 
 
 def trust_every_server(*args: Any, **kwargs: Any) -> cachetools.LRUCache[str, int]:
-    """Values and tokens of a server that has been restarted are believed."""
+    """Values and tokens of a server that has been restarted are believed, and nothing is repeated to it."""
+    Journal.reopen = lambda self: 0  # type: ignore[method-assign]
     ProcessWorld.accepts = lambda self, incarnation, key: True  # type: ignore[method-assign]
     ProcessWorld.accepts_tag = lambda self, incarnation, tag: True  # type: ignore[method-assign]
     return cachetools.LRUCache(*args, **kwargs)
