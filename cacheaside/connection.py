@@ -44,6 +44,8 @@ from cacheaside.sockets import PUNCTUAL, PunctualSocket
 from cacheaside.urls import Endpoint
 
 _SECTIONS: Final = ("server", "replication")
+_ONE_SERVER: Final = tuple(("INFO", section) for section in _SECTIONS)
+_OF_CLUSTER: Final = (*_ONE_SERVER, ("CLUSTER", "INFO"))
 _TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
@@ -52,8 +54,9 @@ class ServerFacts:
     """What a server says about itself; all defaults where it does not say (INFO forbidden or unknown).
 
     ``replid`` is its ``master_replid``, ``replid2`` its ``master_replid2`` ("" for none), ``role`` is
-    "master" or "slave" and ``mode`` "standalone", "cluster" or "sentinel", as Redis words it. ``uptime`` is
-    seconds since its process was started, ``again`` whether it was learnt by a connection that was open
+    "master" or "slave" and ``mode`` "standalone", "cluster" or "sentinel", as Redis words it. ``epoch`` is
+    its configuration epoch in a cluster, which is a new one when it takes slots over. ``uptime`` is seconds
+    since its process was started, ``again`` whether it was learnt by a connection that was open
     before and had been lost, and ``connection`` a weak reference to that connection.
     """
 
@@ -64,6 +67,7 @@ class ServerFacts:
     replid2: str = ""
     role: str = ""
     mode: str = ""
+    epoch: str = ""
     uptime: float = field(default=0.0, compare=False)
     again: bool = field(default=False, compare=False)
     connection: ref[Any] | None = field(default=None, compare=False, repr=False)
@@ -75,10 +79,11 @@ class ServerFacts:
 
     @property
     def incarnation(self) -> bytes:
-        """Eight bytes that change with a restart and with a promotion; zeros when the server is unknown."""
+        """Eight bytes that change with a restart, a promotion and, in a cluster, when slots come over: a slot
+        that was away may come back with what was invalidated there. Zeros when the server is unknown."""
         if not self.run_id:
             return bytes(8)
-        return blake2b((self.run_id + self.replid).encode(), digest_size=8).digest()
+        return blake2b((self.run_id + self.replid + self.epoch).encode(), digest_size=8).digest()
 
 
 OnConnect = Callable[[ServerFacts], None]
@@ -105,6 +110,7 @@ def parse_info(info: Mapping[str, object]) -> ServerFacts:
         replid2=replid2 if replid2.strip("0") else "",
         role=text.get("role", ""),
         mode=text.get("redis_mode") or text.get("server_mode", ""),
+        epoch=text.get("cluster_my_epoch", ""),
         uptime=float(text.get("uptime_in_seconds", "0")),
     )
 
@@ -128,11 +134,13 @@ def fit(endpoint: Endpoint, facts: ServerFacts) -> ServerFacts:
 
 
 def is_silence(error: ResponseError) -> bool:
-    """Whether a server does not say what it is: INFO is forbidden, renamed or unknown (fakeredis).
+    """Whether a server does not say what it is: the question is forbidden, renamed or unknown (fakeredis), or
+    is about a cluster that it is no node of.
 
-    Any other error (BUSY, LOADING) is not about INFO: it may say so later.
+    Any other error (BUSY, LOADING) is not about the question: it may say so later.
     """
-    return isinstance(error, NoPermissionError) or "unknown" in str(error).lower()
+    words = str(error).lower()
+    return isinstance(error, NoPermissionError) or "unknown" in words or "cluster support disabled" in words
 
 
 def facts_of(client: redis.Redis | RedisCluster) -> ServerFacts:
@@ -280,10 +288,11 @@ def _learner(endpoint: Endpoint, on_connect: OnConnect | None, *, handshake: boo
                 connection._parser.on_connect(connection)
             if on_connect is None:
                 return
-            for section in _SECTIONS:
-                connection.send_command("INFO", section)
+            questions = _OF_CLUSTER if endpoint.cluster else _ONE_SERVER
+            for question in questions:
+                connection.send_command(*question)
             info: dict[str, str] = {}
-            for _ in _SECTIONS:
+            for _ in questions:
                 try:
                     info |= fields(connection.read_response())
                 except ResponseError as error:
@@ -317,10 +326,11 @@ def _alearner(endpoint: Endpoint, on_connect: OnConnect | None) -> Callable[[Any
                 await connection.on_connect()
             if on_connect is None:
                 return
-            for section in _SECTIONS:
-                await connection.send_command("INFO", section)
+            questions = _OF_CLUSTER if endpoint.cluster else _ONE_SERVER
+            for question in questions:
+                await connection.send_command(*question)
             info: dict[str, str] = {}
-            for _ in _SECTIONS:
+            for _ in questions:
                 try:
                     info |= fields(await connection.read_response())
                 except ResponseError as error:

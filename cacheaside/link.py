@@ -21,7 +21,7 @@ from cacheaside.engine.replay import replay
 from cacheaside.entry import NO_INCARNATION
 from cacheaside.events import Events
 from cacheaside.fork import renew_after_fork
-from cacheaside.incarnation import FailoverMode, Lineage, Verdict
+from cacheaside.incarnation import LEFT, FailoverMode, Lineage, Verdict
 from cacheaside.recovery import Recovery
 from cacheaside.redaction import in_words
 from cacheaside.sentinels import SentinelWatch
@@ -73,6 +73,9 @@ class Link:
         self.recovery = Recovery(self)
         self.breaker = Breaker(self._lost)
         self.journal.wake = self.recovery.wake
+        self.doubted = False
+        self._strangers: set[bytes] = set()
+        world.met_stranger = self._stranger
         self._index_limit = index_limit
         self.store = self._store(self.breaker)
 
@@ -139,6 +142,16 @@ class Link:
         self.events.tell("disconnect", f"{self.endpoint.safe} is away: {words}")
         self.recovery.wake()
 
+    def _stranger(self, incarnation: bytes) -> None:
+        """Something was stored under an incarnation that is not known here: the server may have taken it on
+        when its first replica came, and who has connected since knows. Asked once for each."""
+        if incarnation not in self._strangers:
+            if len(self._strangers) >= LEFT:
+                self._strangers.clear()
+            self._strangers.add(incarnation)
+            self.doubted = True
+            self.recovery.wake()
+
     # -- what recovery asks for
 
     def reach(self) -> RedisStore:
@@ -175,6 +188,7 @@ class OwnStoreLink:
         self.breaker = Breaker(lambda _: None, limit=math.inf)
         self.journal.wake = self.recovery.wake
         self.reach = store
+        self.doubted = False
         self.decisions: dict[str, int] = {}
 
     def close(self) -> None:

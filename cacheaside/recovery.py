@@ -1,9 +1,10 @@
 """The thread that asks after Redis while it is away, and tells it first what it has missed.
 
-It runs only while there is something to do: while the breaker is open, or while invalidations are owed. It
-has connections of its own. When Redis answers, everything owed is sent before the breaker closes: this
-process never serves from Redis what it has itself invalidated. A server that answers but takes no writes (a
-replica, a full disk) is read from meanwhile, for what is owed is doubted by every read.
+It runs only while there is something to do: while the breaker is open, while invalidations are owed, or when
+it is to be found out whether the server is still the one it was. It has connections of its own. When Redis
+answers, everything owed is sent before the breaker closes: this process never serves from Redis what it has
+itself invalidated. A server that answers but takes no writes (a replica, a full disk) is read from meanwhile,
+for what is owed is doubted by every read.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Link(Protocol):
     breaker: Breaker
     journal: Journal
     events: Events
+    doubted: bool
+    """Whether to ask the server again who it is, which every new connection does."""
 
     def reach(self) -> Any:
         """A store that no breaker keeps from trying."""
@@ -98,14 +101,19 @@ class Recovery:
             if link is None or self._done(link, stop):
                 break
             tries += 1
+            doubted, link.doubted = link.doubted, False
             try:
+                if store is not None and doubted:
+                    link.leave(store)
+                    store = None
                 if store is None:
                     store = link.reach()
                 if self._attempt(link, store):
-                    tries = 0
+                    tries, doubted = 0, False
             except Exception as error:
                 link.still(error)
                 link.events.complain(f"recovery {type(error).__name__}", "error", f"{error}")
+            link.doubted = link.doubted or doubted
             del link
         link = self._link()
         if link is not None and store is not None:
@@ -113,7 +121,7 @@ class Recovery:
 
     def _done(self, link: Link, stop: threading.Event) -> bool:
         with self._lock:
-            if link.breaker.open or link.journal.owing:
+            if link.breaker.open or link.journal.owing or link.doubted:
                 return False
             if self._stop is stop:
                 self._thread = None

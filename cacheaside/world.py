@@ -72,6 +72,8 @@ class ProcessWorld:
         self._compress_above = compress_above
         self._incarnation = NO_INCARNATION
         self._older: Container[bytes] = ()
+        self.met_stranger: Callable[[bytes], None] = lambda incarnation: None
+        """Told of an incarnation that is not believed; another process may know the server better."""
         self._extended: dict[str, float] = {}
 
     def after_fork(self) -> None:
@@ -92,7 +94,10 @@ class ProcessWorld:
 
     def accepts(self, incarnation: bytes, key: str) -> bool:
         """Whether what stands in the slot of ``key`` and carries this incarnation may be believed."""
-        return incarnation == self._incarnation or incarnation in self._older
+        if incarnation == self._incarnation or incarnation in self._older:
+            return True
+        self.met_stranger(incarnation)
+        return False
 
     def accepts_tag(self, incarnation: bytes, tag: str) -> bool:
         return True  # the values tell: they live on the same server

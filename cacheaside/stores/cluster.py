@@ -159,13 +159,21 @@ class ClusterStore(RemoteStore):
         self._facts[address] = facts
         self._learn(address, facts)
 
-    def _again(self, address: Address, reply: Any) -> None:
-        """What a server says of its place in replication that a connection of old leads to."""
+    def _again(self, address: Address, replies: list[Any]) -> None:
+        """What a server says of itself that a connection of old leads to."""
         known = self._facts.get(address)
-        if known is None or isinstance(reply, Exception):
+        text: dict[str, str] = {}
+        for reply in replies:
+            if not isinstance(reply, Exception):
+                text |= fields(reply)
+        if known is None or not text:
             return
-        text = fields(reply)
-        facts = replace(known, replid=text.get("master_replid", ""), role=text.get("role", ""))
+        facts = replace(
+            known,
+            replid=text.get("master_replid", known.replid),
+            role=text.get("role", known.role),
+            epoch=text.get("cluster_my_epoch", known.epoch),
+        )
         if facts.incarnation != known.incarnation:
             self._met(address, facts)
 

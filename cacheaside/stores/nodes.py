@@ -1,8 +1,8 @@
 """Connections to the servers of a cluster, and exchanges with several of them at once.
 
-As in lines.py, a connection waits in a deque of its own and goes back there only after whole replies. One
-that has been idle is asked again whose it is: a server that was demoted and promoted again meanwhile is
-another incarnation, and nothing has broken its connections.
+As in lines.py, a connection waits in a deque of its own and goes back there only after whole replies. Once a
+second each is asked again whose it is: a server that was demoted and promoted again meanwhile, or that has
+taken over slots, is another incarnation, and nothing has broken its connections.
 """
 
 from __future__ import annotations
@@ -21,31 +21,33 @@ from cacheaside.stores.lines import packed
 from cacheaside.stores.routing import Call, Exchange
 from cacheaside.stores.topology import Address
 
-IDLE: Final = 1.0
+ASK_EVERY: Final = 1.0
 """Seconds after which a connection is asked again whose it is; no failover and back is as short."""
-WHO: Final = ("INFO", "replication")
+WHO: Final = (("INFO", "replication"), ("CLUSTER", "INFO"))
 ASKING: Final = ("ASKING",)
 
 Answer = list[Any] | Exception
-Again = Callable[[Address, Any], None]
+Again = Callable[[Address, list[Any]], None]
 
 
 class Batch:
     """What goes to one server in one packet, and which of its replies are the answer.
 
-    ``used`` is when the connection was used last, 0 for a new one; ``since`` when its server came to be the
-    one to speak to.
+    ``asked`` is when the connection was last asked whose it is, 0 for a new one, which has just said so;
+    ``since`` when its server came to be the one to speak to.
     """
 
-    def __init__(self, address: Address, exchange: Exchange, used: float = 0.0, since: float = 0.0) -> None:
+    def __init__(self, address: Address, exchange: Exchange, asked: float = 0.0, since: float = 0.0) -> None:
         self.address = address
-        self.kept = used > 0
-        self.idle = self.kept and (used < since or time.monotonic() - used > IDLE)
+        self.kept = asked > 0
+        now = time.monotonic()
+        self.asks = self.kept and (asked < since or now - asked > ASK_EVERY)
+        self.asked = asked if self.kept and not self.asks else now
         calls = exchange.calls[address]
         self.harmless = all(call[0] == "MGET" for call in calls)
         """Whether it may be sent twice."""
-        self.calls: list[Call] = [WHO] if self.idle else []
-        self.wanted: list[bool] = [False] if self.idle else []
+        self.calls: list[Call] = list(WHO) if self.asks else []
+        self.wanted: list[bool] = [False] * len(self.calls)
         for n, call in enumerate(calls):
             if exchange.asking and (address, n) in exchange.asking:
                 self.calls.append(ASKING)
@@ -54,14 +56,14 @@ class Batch:
             self.wanted.append(True)
 
     def pack(self, connection: Any) -> Any:
-        if self.harmless and not self.idle and len(self.calls) == sum(self.wanted):
+        if self.harmless and not self.asks and len(self.calls) == sum(self.wanted):
             # A third of the time that redis-py takes.
             return [b"".join([packed(call[1:]) for call in self.calls])]
         return connection.pack_commands([by_hash(call) for call in self.calls])
 
     def answer(self, replies: list[Any], again: Again) -> list[Any]:
-        if self.idle:
-            again(self.address, replies[0])
+        if self.asks:
+            again(self.address, replies[: len(WHO)])
         if len(replies) == sum(self.wanted):
             return replies
         return [reply for reply, wanted in zip(replies, self.wanted, strict=True) if wanted]
@@ -76,7 +78,8 @@ class Nodes:
 
     Args:
         connect: makes a client of one server.
-        again: told what a server says of itself that an old connection leads to, before what it says else.
+        again: told what a server says of itself (the replies to ``WHO``) that an old connection leads to,
+            before what it says else.
         since: when it was found out that a server is the one to speak to.
     """
 
@@ -141,8 +144,8 @@ class Nodes:
             client.connection_pool.disconnect(inuse_connections=False)
 
     def _send(self, address: Address, exchange: Exchange, *, fresh: bool = False) -> tuple[Batch, Any]:
-        line, used = (None, 0.0) if fresh else take(self._kept, address)
-        batch = Batch(address, exchange, used, self._since(address))
+        line, asked = (None, 0.0) if fresh else take(self._kept, address)
+        batch = Batch(address, exchange, asked, self._since(address))
         if line is None:
             line = self.client(address).connection_pool.get_connection()
         try:
@@ -171,7 +174,7 @@ class Nodes:
         if self._closed:
             self._drop(batch.address, line)
         else:
-            self._kept.setdefault(batch.address, deque()).append((line, time.monotonic()))
+            self._kept.setdefault(batch.address, deque()).append((line, batch.asked))
         return answer
 
     def _drop(self, address: Address, line: Any) -> None:
@@ -215,9 +218,9 @@ class AsyncNodes:
 
     async def _ask(self, address: Address, exchange: Exchange) -> Answer:
         try:
-            line, used = take(self._kept, address)
+            line, asked = take(self._kept, address)
             if line is not None:
-                batch = Batch(address, exchange, used, self._since(address))
+                batch = Batch(address, exchange, asked, self._since(address))
                 try:
                     return await self._through(line, batch)
                 except RedisConnectionError as error:
@@ -243,7 +246,7 @@ class AsyncNodes:
         except BaseException:
             await self._drop(batch.address, line)
             raise
-        self._kept.setdefault(batch.address, deque()).append((line, time.monotonic()))
+        self._kept.setdefault(batch.address, deque()).append((line, batch.asked))
         return answer
 
     async def _drop(self, address: Address, line: Any) -> None:
@@ -252,7 +255,7 @@ class AsyncNodes:
 
 
 def take(kept: dict[Address, deque[tuple[Any, float]]], address: Address) -> tuple[Any, float]:
-    """A connection that waits, and when it was used last; None if there is none."""
+    """A connection that waits, and when it was asked last whose it is; None if there is none."""
     try:
         return kept[address].pop()
     except (KeyError, IndexError):

@@ -287,3 +287,36 @@ def test_primaries_are_handed_over_and_die_under_load(kind: str) -> None:
         assert before
         assert served
         assert wait_until(lambda: hits(cluster.url), 20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lost", ["tag", "key"])
+def test_a_slot_that_comes_back_brings_nothing_that_is_believed(kind: str, lost: str) -> None:
+    """It goes to another server, which forgets an invalidation in a failover, and comes back."""
+    with (
+        ClusterServer(kind, replicas=1) as cluster,
+        Cache(cluster.url, l1_window=None) as writer,
+        Cache(cluster.url, l1_window=None) as bystander,
+    ):
+        id, of_value, of_tag = kept_apart(cluster, writer)
+        keys = writer.world.keys
+        name = keys.token(f"row:{id}") if lost == "tag" else keys.value(f"rows:row:{id}")
+        home = of_tag if lost == "tag" else of_value
+        other = next(node for node in cluster.nodes if node not in (of_tag, of_value))
+        versions = Versions()
+        row, unaware = versions.reader(writer), versions.reader(bystander)
+        assert row(id) == unaware(id) == 0
+        cluster.move(name, other).finish()
+        replica = cluster.replica_of(other)
+        assert wait_until(lambda: in_step(other, replica))
+        cluster.lag(replica)
+        versions.versions[id] = 1
+        assert writer.invalidate(
+            **({"tags": [f"row:{id}"]} if lost == "tag" else {"keys": [f"rows:row:{id}"]})
+        )
+        other.kill()
+        assert wait_until(lambda: promoted(replica) and cluster.in_order(), 60)
+        cluster.move(name, home).finish()
+        assert [row(id), unaware(id)] == [1, 1]
+        with Cache(cluster.url, l1_window=None) as fresh:
+            assert versions.reader(fresh)(id) == 1

@@ -259,6 +259,36 @@ def test_a_replica_that_comes_makes_nothing_cold(pair: Pair) -> None:
         assert reader.failovers == {"replay": 1}
 
 
+@pytest.mark.parametrize("mode", ["auto", "strict"])
+def test_who_connected_before_the_first_replica_came_and_who_did_after_share_entries(
+    pair: Pair, mode: str
+) -> None:
+    """The primary's name is another one since: whoever meets it in an entry asks again, and once."""
+    with pair.replica.client() as client:
+        client.replicaof("NO", "ONE")
+    pair.primary.restart()
+    before = Reader(pair.name.url, mode)
+    with before.cache:
+        before.fill()
+        with pair.replica.client() as replica:
+            replica.replicaof("127.0.0.1", pair.primary.port)
+        assert wait_until(pair.in_step)
+        after = Reader(pair.name.url, mode)
+        with after.cache:
+            assert after.read() == 0
+
+            def shared() -> bool:
+                loads = before.row.loads + after.row.loads
+                before.read(), after.read()
+                return before.row.loads + after.row.loads == loads
+
+            assert wait_until(shared, 5)
+            assert [shared() for _ in range(5)] == [True] * 5
+            assert before.cache.invalidate(tags=["rows"])
+            before.row.version = after.row.version = 1
+            assert after.read() == before.read() == 1
+
+
 def test_too_many_invalidations_are_repeated_as_patterns(pair: Pair) -> None:
     """More in a minute than the journal holds one by one: whole namespaces go, and nothing is back."""
     reader = Reader(pair.name.url, "auto")
