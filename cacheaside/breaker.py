@@ -61,11 +61,13 @@ class Breaker:
         self.last = ""
         """What failed last, in words."""
         self.openings = 0
+        self.answered = False
+        """Whether Redis has answered while it was open, and is being told what it has missed."""
 
     def after_fork(self) -> None:
         """A child has no thread that would close it: it finds out for itself."""
         self._lock = threading.Lock()
-        self.open, self.failures = False, 0
+        self.open, self.failures, self.answered = False, 0, False
 
     def failed(self, turn: int, words: str) -> None:
         """Something that was sent in ``turn`` has failed because Redis is away."""
@@ -88,6 +90,11 @@ class Breaker:
             was, self.open, self.failures = self.open, False, 0
             self.turn += 1
             return was
+
+    @property
+    def state(self) -> str:
+        """``"closed"``, ``"half-open"`` while only the recovery thread is let through, or ``"open"``."""
+        return ("half-open" if self.answered else "open") if self.open else "closed"
 
     @property
     def away(self) -> float:

@@ -36,7 +36,7 @@ from cacheaside.operations import Operations
 from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
 from cacheaside.policy import Policy, Seconds, Ttl, seconds
 from cacheaside.reclaim import Reclaimer
-from cacheaside.stats import Counts
+from cacheaside.stats import Counts, Tally
 from cacheaside.stores.cluster import ClusterStore
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.stores.memory import NearCache
@@ -216,6 +216,10 @@ class Cache(Operations):
         self.bound_here: weakref.WeakSet[Any] = weakref.WeakSet()
         self.parts: weakref.WeakSet[Any] = weakref.WeakSet()
         """What is closed with the cache: brokers and the like."""
+        self.messages: dict[str, Tally] = {}
+        """What became of messages, by the kind of their broker."""
+        self.limits: dict[str, Tally] = {}
+        """What became of hits, by the name of their limiter."""
         self._mode: ContextVar[Mode | None] = ContextVar(f"cacheaside_mode_{id(self)}", default=None)
         self._direct: dict[tuple[float, bytes], Site] = {}
         self._typed: dict[Any, ValueCodec] = {}

@@ -145,6 +145,12 @@ class Channel:
         """Seconds since the newest heartbeat that has come back was sent."""
         return self._tick() - (self._near.horizon - self.window)
 
+    @property
+    def propagation(self) -> dict[str, float | None]:
+        """The trips of heartbeats, which go the way of announcements: how many, their seconds, the last."""
+        listener = self.listener
+        return {"messages": listener.trips, "seconds": listener.trip_seconds, "lag": listener.lag}
+
     # -- the thread
 
     def _work(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 from weakref import WeakSet
 
 from cacheaside.codecs import ValueCodec, codec_for
@@ -28,7 +28,7 @@ from cacheaside.missing import MISSING
 from cacheaside.names import check_key, key_names, tag_names
 from cacheaside.policy import Seconds, make_policy, seconds
 from cacheaside.reclaim import Reclaimer
-from cacheaside.stats import Counts
+from cacheaside.stats import Counts, Tally
 from cacheaside.stores.memory import NearCache
 from cacheaside.telemetry import Telemetry
 from cacheaside.transactions import Transaction, collecting, recording
@@ -62,6 +62,8 @@ class Flows:
     channel: Channel | None
     reclaimer: Reclaimer
     counts: dict[str, Counts]
+    messages: dict[str, Tally]
+    limits: dict[str, Tally]
     codecs: dict[bytes, ValueCodec]
     bound_here: WeakSet[Any]
     untyped: ValueCodec
@@ -74,18 +76,18 @@ class Flows:
     _direct_counts: Counts
     _typed: dict[Any, ValueCodec]
 
-    def run(self, flow: Flow[T], name: str = "run") -> T:
+    def run(self, flow: Flow[T], name: str = "run", outcome: Callable[[T], str] | None = None) -> T:
         """Drive a flow over this cache's store; raises StoreUnavailable when the flow lets it through.
 
-        ``name`` is that of its span.
+        ``name`` is that of its span, ``outcome`` what it says of the result.
         """
-        with self.telemetry.operation(name):
-            return self.driver.run(flow, self.store)
+        with self.telemetry.operation(name, outcome=outcome) as note:
+            return cast(T, note(self.driver.run(flow, self.store)))
 
-    async def arun(self, flow: Flow[T], name: str = "run") -> T:
+    async def arun(self, flow: Flow[T], name: str = "run", outcome: Callable[[T], str] | None = None) -> T:
         """``run`` on the running event loop."""
-        with self.telemetry.operation(name):
-            return await self.driver.arun(flow, self.store)
+        with self.telemetry.operation(name, outcome=outcome) as note:
+            return cast(T, note(await self.driver.arun(flow, self.store)))
 
     def collecting(self) -> Transaction | None:
         """The transaction of this context, if it is one of this cache."""
@@ -137,8 +139,8 @@ class Flows:
             return read(site, call)
         return (alone if transaction.dirty else read_only)(site, call)
 
-    def _get(self, keys: tuple[str, ...], default: Any, wanted: Any) -> Flow[dict[str, Any]]:
-        found = dict.fromkeys(keys, default)
+    def _get(self, keys: tuple[str, ...], wanted: Any) -> Flow[dict[str, Any]]:
+        found: dict[str, Any] = dict.fromkeys(keys, MISSING)
         codec, counts = None if wanted is Any else self._codec(wanted), self._counted()
         try:
             entries: list[Found] = yield from find(self.world, keys)
@@ -176,7 +178,7 @@ class Flows:
             return MISSING
 
     def _get_many(self, keys: Iterable[str], wanted: Any) -> Flow[dict[str, Any]]:
-        found = yield from self._get(key_names(keys), MISSING, wanted)
+        found = yield from self._get(key_names(keys), wanted)
         return {key: value for key, value in found.items() if value is not MISSING}
 
     def _ttl(self, key: str) -> Flow[float | None]:
@@ -314,6 +316,10 @@ def direct_call(key: str, load: Callable[[], Any], ttl: Seconds | None, tags: tu
     if ttl is None:
         call.ttl = key.ttl
     return call
+
+
+def hit_or_miss(found: dict[str, Any]) -> str:
+    return "miss" if any(value is MISSING for value in found.values()) else "hit"
 
 
 def _nothing() -> None:

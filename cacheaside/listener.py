@@ -65,6 +65,12 @@ class Listener:
         self._sent: dict[bytes, tuple[float, int]] = {}
         self._newest = [-math.inf]
         self._beats = 0
+        self.trips = 0
+        """Heartbeats that have come back."""
+        self.trip_seconds = 0.0
+        """How long they were on their way, together."""
+        self.lag: float | None = None
+        """How long the last of them was; None before the first."""
         self._lock = threading.Lock()
         self._proofs: dict[str, tuple[Future[bool], int]] = {}
         self._fills: OrderedDict[str, tuple[Future[bool], float]] = OrderedDict()
@@ -129,6 +135,9 @@ class Listener:
         if sent is not None:
             # The older of two may come second after a retry: the horizon never goes back.
             at, line = sent
+            self.lag = max(0.0, self._tick() - at)
+            self.trips += 1
+            self.trip_seconds += self.lag
             self._newest[line] = max(self._newest[line], at)
             self._near.horizon = max(self._near.horizon, min(self._newest) + self.window)
             return

@@ -12,12 +12,14 @@ from weakref import WeakSet
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from cacheaside.telemetry import NAMESPACE, version
+from cacheaside.telemetry import NAMESPACE, OUTCOME, TIER, version
 
 if TYPE_CHECKING:
     from cacheaside.cache import Cache
 
 CACHE: Final = "cacheaside.cache"
+KIND: Final = "cacheaside.kind"
+LIMIT: Final = "cacheaside.limit"
 
 _caches: WeakSet[Cache] = WeakSet()
 _made = False
@@ -33,6 +35,23 @@ REQUESTS: Final = {
 }
 """Counters of ``Counts`` that are answers, with the tier and the outcome that they stand for."""
 
+MESSAGES: Final = {
+    "published": "published",
+    "unavailable": "unavailable",
+    "received": "delivered",
+    "handled": "handled",
+    "failed": "failed",
+    "unparsable": "unparsable",
+    "dropped": "dropped",
+    "acknowledged": "acknowledged",
+    "retried": "retried",
+    "claimed": "claimed",
+    "dead": "dead",
+}
+"""Counters of brokers, with the outcome that they stand for."""
+
+STATES: Final = {"closed": 0, "half-open": 1, "open": 2}
+
 COUNTERS: Final = {
     "cacheaside.load.errors": ("errors", "1", "Decorated functions that raised."),
     "cacheaside.waits": ("waits", "1", "Calls that waited for somebody else's load."),
@@ -43,14 +62,42 @@ COUNTERS: Final = {
     "cacheaside.bad_data": ("bad_data", "1", "Entries in the store that were damaged."),
     "cacheaside.unavailable": ("unavailable", "1", "Steps that the store did not serve."),
 }
-STATE: Final = {
-    "cacheaside.entry.count": ("entries", "1", "Entries in L1."),
-    "cacheaside.entry.bytes": ("bytes", "By", "Bytes in L1."),
-    "cacheaside.coherence.coherent": ("coherent", "1", "Whether L1 may be served now."),
-    "cacheaside.coherence.horizon_age": ("horizon_age", "s", "How far L1 may lag behind."),
-    "cacheaside.coherence.epoch": ("epoch", "1", "How often the channel was subscribed."),
-}
+"""Counters of each namespace."""
 
+TOTALS: Final = {
+    "cacheaside.evictions": ("l1.evictions", "1", "Entries that L1 evicted."),
+    "cacheaside.invalidations": ("invalidations", "1", "Keys and tags invalidated by this process."),
+    "cacheaside.invalidations.unacknowledged": (
+        "unacknowledged", "1", "Invalidations that got no answer.",
+    ),
+    "cacheaside.propagation.messages": (
+        "propagation.messages", "1", "Heartbeats of this process that its own channel delivered.",
+    ),
+    "cacheaside.propagation.duration": (
+        "propagation.seconds", "s", "How long they were on their way, from sending to delivery, together.",
+    ),
+    "cacheaside.breaker.opened": ("store.openings", "1", "How often the store was found to be away."),
+}  # fmt: skip
+"""Counters of each cache, with their places in ``stats()``."""
+
+STATE: Final = {
+    "cacheaside.entry.count": ("l1.entries", "1", "Entries in L1."),
+    "cacheaside.entry.bytes": ("l1.bytes", "By", "Bytes in L1."),
+    "cacheaside.coherence.coherent": ("l1.coherent", "1", "Whether L1 may be served now."),
+    "cacheaside.coherence.horizon_age": ("l1.horizon_age", "s", "How far L1 may lag behind."),
+    "cacheaside.coherence.epoch": ("l1.epoch", "1", "How often the channel was subscribed."),
+    "cacheaside.propagation.lag": (
+        "propagation.lag", "s", "How long the last heartbeat that came back was on its way.",
+    ),
+    "cacheaside.breaker.state": ("store.state", "1", "Of the breaker: 0 closed, 1 half-open, 2 open."),
+    "cacheaside.journal.size": (
+        "store.owed", "1", "Keys, tags and patterns whose invalidation the store has not confirmed.",
+    ),
+    "cacheaside.flights": ("flights", "1", "Loads under way."),
+}  # fmt: skip
+"""Gauges of each cache, with their places in ``stats()``."""
+
+Stats = dict[str, Any]
 Rows = Iterable[tuple[float, dict[str, Any]]]
 
 
@@ -70,30 +117,23 @@ def _make() -> None:
     global _made
     _made = True
     meter = metrics.get_meter("cacheaside", version())
-    meter.create_observable_counter(
-        "cacheaside.requests", [_each(_requests)], unit="1", description="Calls, by tier and outcome."
-    )
-    meter.create_observable_counter(
-        "cacheaside.load.saved", [_each(_saved)], unit="s", description="What hits would have cost to load."
-    )
+
+    def count(name: str, rows: Callable[[Stats], Rows], unit: str, text: str) -> None:
+        meter.create_observable_counter(name, [_each(rows)], unit=unit, description=text)
+
+    count("cacheaside.requests", _requests, "1", "Calls, by tier and outcome.")
+    count("cacheaside.load.saved", _saved, "s", "What hits would have cost to load.")
     for name, (field, unit, text) in COUNTERS.items():
-        meter.create_observable_counter(name, [_each(_counter(field))], unit=unit, description=text)
-    for name, (field, unit, text) in STATE.items():
-        meter.create_observable_gauge(name, [_each(_state(field))], unit=unit, description=text)
-    meter.create_observable_counter(
-        "cacheaside.evictions", [_each(_state("evictions"))], unit="1", description="Entries that L1 evicted."
-    )
-    for name, field, text in (
-        ("cacheaside.invalidations", "invalidations", "Keys and tags invalidated by this process."),
-        ("cacheaside.invalidations.unacknowledged", "unacknowledged", "Invalidations that got no answer."),
-    ):
-        meter.create_observable_counter(name, [_each(_total(field))], unit="1", description=text)
-    meter.create_observable_gauge(
-        "cacheaside.flights", [_each(_total("flights"))], unit="1", description="Loads under way."
-    )
+        count(name, _by_namespace(field), unit, text)
+    for name, (place, unit, text) in TOTALS.items():
+        count(name, _at(place), unit, text)
+    count("cacheaside.broker.messages", _messages, "1", "What became of messages; outcomes overlap.")
+    count("cacheaside.limiter.requests", _hits, "1", "Hits of rate limiters, by the limiter's name.")
+    for name, (place, unit, text) in STATE.items():
+        meter.create_observable_gauge(name, [_each(_at(place))], unit=unit, description=text)
 
 
-def _each(read: Callable[[dict[str, Any]], Rows]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _each(read: Callable[[Stats], Rows]) -> Callable[[CallbackOptions], Iterable[Observation]]:
     """A callback that reads every cache there is."""
 
     def callback(_: CallbackOptions) -> Iterator[Observation]:
@@ -104,33 +144,49 @@ def _each(read: Callable[[dict[str, Any]], Rows]) -> Callable[[CallbackOptions],
     return callback
 
 
-def _requests(stats: dict[str, Any]) -> Rows:
+def _requests(stats: Stats) -> Rows:
     for ns, counts in stats["namespaces"].items():
         for field, (tier, outcome) in REQUESTS.items():
-            yield (
-                counts[field],
-                {NAMESPACE: ns, "cacheaside.tier": tier, "cacheaside.outcome": outcome},
-            )
+            yield counts[field], {NAMESPACE: ns, TIER: tier, OUTCOME: outcome}
 
 
-def _saved(stats: dict[str, Any]) -> Rows:
+def _saved(stats: Stats) -> Rows:
     """A hit in L1 counts as a load of average cost: it has no time to look what its own was."""
     for ns, counts in stats["namespaces"].items():
         average = counts["load_seconds"] / counts["loads"] if counts["loads"] else 0.0
         yield counts["saved_seconds"] + counts["hits_l1"] * average, {NAMESPACE: ns}
 
 
-def _counter(field: str) -> Callable[[dict[str, Any]], Rows]:
-    def rows(stats: dict[str, Any]) -> Rows:
+def _messages(stats: Stats) -> Rows:
+    for kind, counts in stats["messages"].items():
+        for field, outcome in MESSAGES.items():
+            if field in counts:
+                yield counts[field], {KIND: kind, OUTCOME: outcome}
+
+
+def _hits(stats: Stats) -> Rows:
+    for name, counts in stats["limits"].items():
+        for outcome, n in counts.items():
+            yield n, {LIMIT: name, OUTCOME: outcome}
+
+
+def _by_namespace(field: str) -> Callable[[Stats], Rows]:
+    def rows(stats: Stats) -> Rows:
         for ns, counts in stats["namespaces"].items():
             yield counts[field], {NAMESPACE: ns}
 
     return rows
 
 
-def _state(field: str) -> Callable[[dict[str, Any]], Rows]:
-    return lambda stats: [(stats["l1"][field], {})]
+def _at(place: str) -> Callable[[Stats], Rows]:
+    """What stands there; nothing while it is not known."""
+    *path, last = place.split(".")
 
+    def rows(stats: Stats) -> Rows:
+        for step in path:
+            stats = stats[step]
+        value: Any = stats[last]
+        if value is not None:
+            yield STATES[value] if value in STATES else value, {}
 
-def _total(field: str) -> Callable[[dict[str, Any]], Rows]:
-    return lambda stats: [(stats[field], {})]
+    return rows

@@ -15,7 +15,7 @@ from cacheaside.engine.commands import Fetch
 from cacheaside.engine.direct import reclaim
 from cacheaside.engine.read import ask
 from cacheaside.engine.write import Dropped, Receipt
-from cacheaside.flows import Flows, Named
+from cacheaside.flows import Flows, Named, hit_or_miss
 from cacheaside.keys import tag_name
 from cacheaside.missing import MISSING, Missing
 from cacheaside.names import check_key, everything, key_names, tag_names
@@ -50,7 +50,8 @@ class Operations(Flows):
         With a ``type``, a value of that type: what was stored under another one is no value, and what was
         stored without one must fit. Raises CodecError for a type that cannot be cached.
         """
-        return self.run(self._get((check_key(key),), default, type), "get")[key]
+        value = self.run(self._get((check_key(key),), type), "get", hit_or_miss)[key]
+        return default if value is MISSING else value
 
     @overload
     async def aget(self, key: str, default: Any = MISSING) -> Any: ...
@@ -61,7 +62,8 @@ class Operations(Flows):
     @overload
     async def aget(self, key: str, default: Any = MISSING, *, type: object) -> Any: ...
     async def aget(self, key: str, default: Any = MISSING, *, type: Any = Any) -> Any:
-        return (await self.arun(self._get((check_key(key),), default, type), "get"))[key]
+        value = (await self.arun(self._get((check_key(key),), type), "get", hit_or_miss))[key]
+        return default if value is MISSING else value
 
     @overload
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]: ...
@@ -113,7 +115,7 @@ class Operations(Flows):
         Raises what ``load`` raises, and ConfigError or CodecError as ``set`` does.
         """
         site, call = self._direct_call(key, load, ttl, tags, type)
-        value: T = self.run(self._reading(site, call), "get_or_load")
+        value: T = self.run(self._reading(site, call), "get_or_load", lambda _: call.outcome)
         return value
 
     async def aget_or_load(
@@ -127,7 +129,7 @@ class Operations(Flows):
     ) -> T:
         """``get_or_load`` with an async ``load``."""
         site, call = self._direct_call(key, load, ttl, tags, type)
-        return await self.arun(self._reading(site, call), "get_or_load")
+        return await self.arun(self._reading(site, call), "get_or_load", lambda _: call.outcome)
 
     # -- writing
 

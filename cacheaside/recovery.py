@@ -135,8 +135,8 @@ class Recovery:
             if not error.answered:
                 link.still(error)
                 return False
-        settled = True
-        try:
+        settled, link.breaker.answered = True, True
+        try:  # half-open: only what is owed is let through
             count = link.replay(store)
             if count:
                 link.events.tell("replayed", f"{count} invalidations that Redis had missed or may have lost")
@@ -144,6 +144,8 @@ class Recovery:
             if not error.answered:
                 return False
             settled = False
+        finally:
+            link.breaker.answered = False
         if link.breaker.close():
             link.events.tell("connect", "Redis answers again")
         return settled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class Counts:
     """Counters of one namespace. Not locked: a race may lose a count, never a value."""
@@ -60,3 +62,21 @@ class Counts:
 
     def snapshot(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Tally:
+    """Counters by name, each also counted in a tally that outlives this one. Not locked either.
+
+    Args:
+        names: what is counted.
+        among: where it is counted as well, such as the cache's for all brokers.
+    """
+
+    def __init__(self, names: Iterable[str], among: Tally | None = None) -> None:
+        self.counts: dict[str, int] = dict.fromkeys(names, 0)
+        self._among = among
+
+    def count(self, name: str, n: int = 1) -> None:
+        self.counts[name] = self.counts.get(name, 0) + n
+        if self._among is not None:
+            self._among.count(name, n)

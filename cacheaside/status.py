@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
     from cacheaside.flows import Flows
+
+NO_TRIPS: Final = {"messages": 0, "seconds": 0.0, "lag": None}
 
 
 class Health(Struct, frozen=True):
@@ -49,7 +51,9 @@ def stats_of(cache: Flows) -> dict[str, Any]:
             "bytes": near.size if near else 0,
             "evictions": near.evictions if near else 0,
         },
+        "propagation": cache.channel.propagation if cache.channel else dict(NO_TRIPS),
         "store": {
+            "state": cache.link.breaker.state,
             "away": cache.link.breaker.away,
             "openings": cache.link.breaker.openings,
             "owed": len(cache.world.journal),
@@ -57,6 +61,8 @@ def stats_of(cache: Flows) -> dict[str, Any]:
             "replayed": cache.world.journal.replayed,
             "failovers": dict(cache.link.decisions),
         },
+        "messages": {kind: dict(tally.counts) for kind, tally in list(cache.messages.items())},
+        "limits": {name: dict(tally.counts) for name, tally in list(cache.limits.items())},
         "flights": len(cache.world.flights),
         "invalidations": cache.invalidations,
         "unacknowledged": cache.unacknowledged,

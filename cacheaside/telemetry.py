@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     from cacheaside.engine.write import Receipt
 
 NAMESPACE: Final = "cacheaside.namespace"
+OUTCOME: Final = "cacheaside.outcome"
+TIER: Final = "cacheaside.tier"
 TIERS: Final = {"hit": "l2", "stale": "l2", "miss": "origin", "coalesced": "origin", "bypass": "origin"}
-NOTHING: Final = nullcontext[None]()
+
+Note = Callable[[Any], Any]
+"""Is told what came of the step that a span is around, and gives it back."""
+
+NOTHING: Final = nullcontext[Note](lambda answer: answer)
 
 Attributes = dict[str, str | int | float | bool]
 
@@ -84,8 +90,8 @@ class Telemetry:
     # -- what the driver asks for
 
     @contextmanager
-    def load(self, call: Call) -> Generator[Callable[[Any], Any]]:
-        """Around the user's function: a span, and its time in the histogram. What is yielded notes errors."""
+    def load(self, call: Call) -> Generator[Note]:
+        """Around the user's function: a span, and its time in the histogram. Errors are noted."""
         ns = namespace_of(call)
         began = perf_counter()
         try:
@@ -101,15 +107,17 @@ class Telemetry:
         finally:
             _load_time.record(perf_counter() - began, {NAMESPACE: ns})
 
-    def wait(self) -> AbstractContextManager[Any]:
+    def wait(self) -> AbstractContextManager[Note]:
         """Around waiting for a load of somebody else; what waits for its next turn is in no trace."""
         if tracer() is None or not trace.get_current_span().get_span_context().is_valid:
             return NOTHING
-        return self._span("cacheaside.wait", {})
+        return self._noted("cacheaside.wait", {}, waited)
 
-    def commit(self, fills: int) -> AbstractContextManager[Any]:
+    def commit(self, fills: int) -> AbstractContextManager[Note]:
         """Around storing."""
-        return NOTHING if tracer() is None else self._span("cacheaside.commit", {"cacheaside.entries": fills})
+        if tracer() is None:
+            return NOTHING
+        return self._noted("cacheaside.commit", {"cacheaside.entries": fills}, stored)
 
     @contextmanager
     def behind(self, name: str) -> Generator[None]:
@@ -145,13 +153,21 @@ class Telemetry:
                 yield
             finally:
                 if span is not None and call.outcome:
-                    span.set_attribute("cacheaside.outcome", call.outcome)
-                    span.set_attribute("cacheaside.tier", TIERS[call.outcome])
+                    span.set_attribute(OUTCOME, call.outcome)
+                    span.set_attribute(TIER, TIERS[call.outcome])
                     span.set_attribute("cache.hit", call.outcome in ("hit", "stale"))
 
-    def operation(self, name: str, attributes: Attributes | None = None) -> AbstractContextManager[Any]:
-        """Around an operation that is no call of a cached function."""
-        return NOTHING if tracer() is None else self._span(f"cacheaside.{name}", attributes or {})
+    def operation(
+        self,
+        name: str,
+        attributes: Attributes | None = None,
+        outcome: Callable[[Any], str] | None = None,
+    ) -> AbstractContextManager[Note]:
+        """Around an operation that is no call of a cached function; ``outcome`` is what to call its
+        result."""
+        if tracer() is None:
+            return NOTHING
+        return self._noted(f"cacheaside.{name}", attributes or {}, outcome)
 
     @contextmanager
     def invalidation(self, keys: int, tags: int) -> Generator[Callable[[Receipt], Receipt]]:
@@ -162,6 +178,19 @@ class Telemetry:
                 if span is not None:
                     span.set_attribute("cacheaside.acknowledged", receipt.acknowledged)
                 return receipt
+
+            yield note
+
+    @contextmanager
+    def _noted(
+        self, name: str, attributes: Attributes, outcome: Callable[[Any], str] | None
+    ) -> Generator[Note]:
+        with self._span(name, attributes) as span:
+
+            def note(answer: Any) -> Any:
+                if span is not None and outcome is not None:
+                    span.set_attribute(OUTCOME, outcome(answer))
+                return answer
 
             yield note
 
@@ -178,6 +207,20 @@ class Telemetry:
             failing(span),
         ):
             yield span
+
+
+def waited(ended: bool | None) -> str:
+    return {True: "ended", False: "timeout", None: "slept"}[ended]
+
+
+def stored(which: tuple[bool, ...]) -> str:
+    """Of a commit: whether all of its entries were stored."""
+    return "stored" if all(which) else "refused"
+
+
+def found(answer: object) -> str:
+    """Of an operation that looks for something."""
+    return "found" if answer else "missing"
 
 
 @contextmanager

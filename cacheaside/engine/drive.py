@@ -41,6 +41,8 @@ log = logging.getLogger("cacheaside")
 
 T = TypeVar("T")
 
+Note = Callable[[Any], Any]
+
 WORKERS = 16
 """Threads for background refreshes of sync functions."""
 CLOSE_WITHIN = 5.0
@@ -57,26 +59,24 @@ class Store(Protocol):
 class Spans(Protocol):
     """What goes around the steps of a flow that a trace should show: see telemetry.py."""
 
-    def load(self, call: Call) -> AbstractContextManager[Callable[[Any], Any]]:
-        """What is yielded is told the answer, and gives it back: an error of the function is one."""
-        ...
-
-    def wait(self) -> AbstractContextManager[Any]: ...
-    def commit(self, fills: int) -> AbstractContextManager[Any]: ...
+    # What is yielded is told the answer, and gives it back: an error of the function is one.
+    def load(self, call: Call) -> AbstractContextManager[Note]: ...
+    def wait(self) -> AbstractContextManager[Note]: ...
+    def commit(self, fills: int) -> AbstractContextManager[Note]: ...
     def behind(self, name: str) -> AbstractContextManager[Any]: ...
 
 
 class NoSpans:
     """Nobody traces."""
 
-    def load(self, call: Call) -> AbstractContextManager[Callable[[Any], Any]]:
+    def load(self, call: Call) -> AbstractContextManager[Note]:
         return nullcontext(lambda answer: answer)
 
-    def wait(self) -> AbstractContextManager[Any]:
-        return nullcontext()
+    def wait(self) -> AbstractContextManager[Note]:
+        return nullcontext(lambda answer: answer)
 
-    def commit(self, fills: int) -> AbstractContextManager[Any]:
-        return nullcontext()
+    def commit(self, fills: int) -> AbstractContextManager[Note]:
+        return nullcontext(lambda answer: answer)
 
     def behind(self, name: str) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -129,20 +129,20 @@ class Driver:
             with self._spans.load(command.call) as note:
                 return note(self._load(command, store))
         if kind is Commit:
-            with self._spans.commit(len(command.fills)):
-                return self._ask(command, store, budget)
+            with self._spans.commit(len(command.fills)) as note:
+                return note(self._ask(command, store, budget))
         if kind is Sleep:
             if budget is not None:
                 budget.renew()
-            with self._spans.wait():
-                return self._pause(command)
+            with self._spans.wait() as note:
+                return note(self._pause(command))
         if kind is Expect:
             return self.notices(command.key) if self.notices is not None else None
         if kind is Wait:
             if budget is not None:
                 budget.renew()
-            with self._spans.wait():
-                return bool(wait_futures((command.flight.done,), command.timeout).done)
+            with self._spans.wait() as note:
+                return note(bool(wait_futures((command.flight.done,), command.timeout).done))
         if kind is Await:
             with self._keeper.keep(command.renew, store):
                 return settled(command.pending.future, command.timeout)
@@ -158,17 +158,18 @@ class Driver:
         with budget:
             return store.perform(command)
 
-    def _pause(self, command: Sleep) -> None:
+    def _pause(self, command: Sleep) -> bool | None:
+        """Whether what was expected has happened."""
         if command.expected is None:
             self._sleep(command.seconds)
-        else:
-            wait_futures((command.expected,), command.seconds)
+            return None
+        return bool(wait_futures((command.expected,), command.seconds).done)
 
-    async def _apause(self, command: Sleep) -> None:
+    async def _apause(self, command: Sleep) -> bool | None:
         if command.expected is None:
             await asyncio.sleep(command.seconds)
-        else:
-            await ended(command.expected, command.seconds)
+            return None
+        return await ended(command.expected, command.seconds)
 
     def _load(self, command: Load, store: Store) -> Loaded | Pending:
         call = command.call
@@ -273,20 +274,20 @@ class Driver:
             with self._spans.load(command.call) as note:
                 return note(await self._aload(command, store))
         if kind is Commit:
-            with self._spans.commit(len(command.fills)):
-                return await self._aask(command, store, budget)
+            with self._spans.commit(len(command.fills)) as note:
+                return note(await self._aask(command, store, budget))
         if kind is Sleep:
             if budget is not None:
                 budget.renew()
-            with self._spans.wait():
-                return await self._apause(command)
+            with self._spans.wait() as note:
+                return note(await self._apause(command))
         if kind is Expect:
             return self.notices(command.key) if self.notices is not None else None
         if kind is Wait:
             if budget is not None:
                 budget.renew()
-            with self._spans.wait():
-                return await ended(command.flight.done, command.timeout)
+            with self._spans.wait() as note:
+                return note(await ended(command.flight.done, command.timeout))
         if kind is Await:
             return await self._aawait(command, store)
         if kind is Spawn:

@@ -14,7 +14,7 @@ from cacheaside.codecs import ValueCodec
 from cacheaside.engine.commands import Flow, Run, Sleep
 from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.fork import renew_after_fork
-from cacheaside.stats import Counts
+from cacheaside.stats import Counts, Tally
 from cacheaside.toolkit.board import PUBLISH, Board, put_up, take_down
 from cacheaside.toolkit.handlers import COUNTERS, Calls, OnError, OnGap
 from cacheaside.toolkit.line import Line
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PUBLIC: Final = ("published", "unavailable", *COUNTERS)
+"""What a broker counts."""
 SUBSCRIBE_WITHIN: Final = 2.0
 """Seconds that subscribing waits for the server to confirm it."""
 
@@ -111,7 +113,7 @@ class Broker:
         self._on_error = on_error
         self._on_gap = on_gap
         self._said: set[tuple[str, str]] = set()
-        self._counts = dict.fromkeys(("published", "unavailable", *COUNTERS), 0)
+        self._tally = Tally(PUBLIC, cache.messages.setdefault("channel", Tally(PUBLIC)))
         self._board = Board(cache.world.keys.value("broker:"))
         connect = connector(cache)
         self._line: Line | None = None
@@ -149,10 +151,10 @@ class Broker:
             try:
                 yield Run(PUBLISH, (raw_channel,), (raw,))
             except StoreUnavailable:
-                self._counts["unavailable"] += 1
+                self._tally.count("unavailable")
                 self.cache.counts.setdefault("global", Counts()).unavailable += 1
                 raise
-        self._counts["published"] += 1
+        self._tally.count("published")
         return id
 
     # -- subscribing
@@ -226,7 +228,7 @@ class Broker:
             only = codec_of("type", type)
             codec = lambda _: only  # noqa: E731
         calls = Calls(
-            handler, codec, on_error or self._on_error, on_gap or self._on_gap, self._counts, self._said
+            handler, codec, on_error or self._on_error, on_gap or self._on_gap, self._tally, self._said
         )
         mailbox: Mailbox
         if calls.asynchronous:
@@ -277,7 +279,7 @@ class Broker:
         ``channels`` (patterns as well) now.
         """
         return {
-            **self._counts,
+            **self._tally.counts,
             "subscriptions": len(list(self._board)),
             "channels": len(self._board.topics),
         }

@@ -234,10 +234,12 @@ class Consumer:
         if error is None:
             if len(self._done) < REMEMBERED:
                 self._done.add(entry.id)
-            self._run(self.log.ack(entry.id))
+            if self._run(self.log.ack(entry.id)):
+                self.calls.tally.count("acknowledged")
             self._done.discard(entry.id)
         elif entry.tries < self._policy.tries:
             self._idle(max(0.0, self._policy.claim_after - self._policy.retry_after), (entry.id,))
+            self.calls.tally.count("retried")
         elif self._run(self.log.bury(entry, place(error), self.name)):
             self.calls.tally.count("dead")
             self.calls.say("a message is a dead letter", f"after {entry.tries} tries")

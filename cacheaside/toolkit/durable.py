@@ -13,7 +13,7 @@ from cacheaside.engine.commands import Flow, Sleep
 from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.fork import renew_after_fork
 from cacheaside.policy import Seconds, seconds
-from cacheaside.stats import Counts
+from cacheaside.stats import Counts, Tally
 from cacheaside.toolkit.consumer import BLOCK, Consumer, Policy
 from cacheaside.toolkit.handlers import Calls, OnError, OnGap
 from cacheaside.toolkit.messages import Message, Types, check_channel, codec_of, read_wire
@@ -87,11 +87,15 @@ DURABLE_COUNTERS: Final = (
     "handled",
     "failed",
     "unparsable",
+    "acknowledged",
+    "retried",
     "claimed",
     "dead",
     "dropped",
     "gaps",
 )
+PUBLIC: Final = ("published", "unavailable", *DURABLE_COUNTERS)
+"""What a durable broker counts."""
 
 
 class DurableBroker:
@@ -154,7 +158,7 @@ class DurableBroker:
         self._on_error = on_error
         self._on_gap = on_gap
         self._said: set[tuple[str, str]] = set()
-        self._counts: dict[str, int] = dict.fromkeys(("published", "unavailable", *DURABLE_COUNTERS), 0)
+        self._tally = Tally(PUBLIC, cache.messages.setdefault("stream", Tally(PUBLIC)))
         self._consumers: list[Consumer] = []
         self._connect = connector(cache, BLOCK)
         cache.parts.add(self)
@@ -189,11 +193,11 @@ class DurableBroker:
             try:
                 lost = yield from log.add(raw, self._max_length)
             except StoreUnavailable:
-                self._counts["unavailable"] += 1
+                self._tally.count("unavailable")
                 self.cache.counts.setdefault("global", Counts()).unavailable += 1
                 raise
-        self._counts["published"] += 1
-        self._counts["dropped"] += lost
+        self._tally.count("published")
+        self._tally.count("dropped", lost)
         return id
 
     # -- consuming
@@ -245,7 +249,7 @@ class DurableBroker:
             only = codec_of("type", type)
             codec = lambda _: only  # noqa: E731
         calls = Calls(
-            handler, codec, on_error or self._on_error, on_gap or self._on_gap, self._counts, self._said
+            handler, codec, on_error or self._on_error, on_gap or self._on_gap, self._tally, self._said
         )
         loop: asyncio.AbstractEventLoop | None = running_loop() if calls.asynchronous else None
 
@@ -332,10 +336,11 @@ class DurableBroker:
         """What became of messages in this process.
 
         ``published``, ``unavailable`` (not taken by Redis); ``received`` from the stream, ``claimed`` from
-        other consumers among them; ``handled``, ``failed`` and ``unparsable`` once for each try; ``dead``
-        letters made; ``dropped``: trimmed before they were handled; ``gaps`` told; ``consumers`` now.
+        other consumers among them; ``handled``, ``failed`` and ``unparsable`` once for each try;
+        ``acknowledged`` by the group; ``retried``: to be given out again; ``dead`` letters made;
+        ``dropped``: trimmed before they were handled; ``gaps`` told; ``consumers`` now.
         """
-        return {**self._counts, "consumers": sum(one.thread.running for one in self._consumers)}
+        return {**self._tally.counts, "consumers": sum(one.thread.running for one in self._consumers)}
 
     def end(self, consumers: tuple[Consumer, ...], *, blocking: bool) -> Flow[None]:
         """Close consumers, and wait for those of their handlers that are at work."""

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from cacheaside.codecs import ValueCodec
 from cacheaside.errors import ConfigError
 from cacheaside.plan import is_async
+from cacheaside.stats import Tally
 from cacheaside.toolkit.messages import Message, read_wire
 from cacheaside.toolkit.traces import receiving
 
@@ -28,21 +29,6 @@ Steps = Generator[Callable[[], object], Any, T]
 COUNTERS: Final[tuple[str, ...]] = ("received", "handled", "failed", "unparsable", "dropped", "gaps")
 SAID: Final = 256
 """Handlers whose trouble is logged, each kind of it once; it is counted for all."""
-
-
-class Tally:
-    """What became of the messages of one handler, and in ``total`` of those of all of them.
-
-    Not locked: a race may lose a count, never a message.
-    """
-
-    def __init__(self, total: dict[str, int]) -> None:
-        self.counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
-        self._total = total
-
-    def count(self, name: str, n: int = 1) -> None:
-        self.counts[name] = self.counts.get(name, 0) + n
-        self._total[name] = self._total.get(name, 0) + n
 
 
 class Calls:
@@ -63,7 +49,7 @@ class Calls:
         codec: Callable[[str], ValueCodec],
         on_error: OnError | None,
         on_gap: OnGap | None,
-        total: dict[str, int],
+        total: Tally,
         said: set[tuple[str, str]],
     ) -> None:
         if not callable(handler):
@@ -75,7 +61,7 @@ class Calls:
             if hook is not None and awaits(hook) and not self.asynchronous:
                 raise ConfigError(f"{name} is async and the handler is not: make them alike")
         self.name = getattr(handler, "__qualname__", type(handler).__qualname__)
-        self.tally = Tally(total)
+        self.tally = Tally(COUNTERS, total)
         self._handler = handler
         self._codec = codec
         self._on_error = on_error

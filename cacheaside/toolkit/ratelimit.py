@@ -16,7 +16,7 @@ from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.fork import renew_after_fork
 from cacheaside.keys import check_namespace
 from cacheaside.policy import Seconds, seconds
-from cacheaside.stats import Counts
+from cacheaside.stats import Counts, Tally
 from cacheaside.stores.program import Program, Room
 from cacheaside.toolkit.counting import PROGRAMS
 
@@ -117,6 +117,7 @@ class RateLimiter:
             name = "+".join(f"{limit}per{window:.12g}" for limit, window in self.limits)
         self.name = check_namespace(name)
         self.allowed = self.denied = self.unavailable = 0
+        self._tally = cache.limits.setdefault(self.name, Tally(("allowed", "denied")))
         self.remembered = 0
         """Refusals that cost no command."""
         self.cache = cache
@@ -148,11 +149,13 @@ class RateLimiter:
 
     def peek(self, identifier: object, cost: int = 1) -> Decision:
         """What a hit would be told now; ``remaining`` is what is left before it."""
-        return self.cache.run(self._ask(0, self._key(identifier), self.check_cost(cost)), "rate_limit.peek")
+        return self.cache.run(
+            self._ask(0, self._key(identifier), self.check_cost(cost)), "rate_limit.peek", verdict
+        )
 
     async def apeek(self, identifier: object, cost: int = 1) -> Decision:
         asking = self._ask(0, self._key(identifier), self.check_cost(cost))
-        return await self.cache.arun(asking, "rate_limit.peek")
+        return await self.cache.arun(asking, "rate_limit.peek", verdict)
 
     def reset(self, identifier: object) -> None:
         """Forget all hits of an identifier. Other processes may refuse it until what they remember ends.
@@ -177,12 +180,14 @@ class RateLimiter:
         """``hit`` for an identifier that a template has rendered."""
         key = self._place(rendered)
         known = self._recall(key, cost)
-        return self.cache.run(self._hit(key, cost), "rate_limit.hit") if known is None else known
+        return self.cache.run(self._hit(key, cost), "rate_limit.hit", verdict) if known is None else known
 
     async def ahit_rendered(self, rendered: str, cost: int) -> Decision:
         key = self._place(rendered)
         known = self._recall(key, cost)
-        return await self.cache.arun(self._hit(key, cost), "rate_limit.hit") if known is None else known
+        return (
+            await self.cache.arun(self._hit(key, cost), "rate_limit.hit", verdict) if known is None else known
+        )
 
     # -- the flows
 
@@ -191,7 +196,7 @@ class RateLimiter:
         known = self._denials.recall(key, cost, self._tick())
         if known is not None:
             self.remembered += 1
-            self.denied += 1
+            self._deny()
         return known
 
     def _hit(self, key: str, cost: int) -> Flow[Decision]:
@@ -199,11 +204,16 @@ class RateLimiter:
         decision = yield from self._ask(1, key, cost)
         if decision.allowed:
             self.allowed += 1
+            self._tally.count("allowed")
             return decision
-        self.denied += 1
+        self._deny()
         if decision.known:
             self._denials.remember(key, Denial(cost, asked, self._tick(), decision), era)
         return decision
+
+    def _deny(self) -> None:
+        self.denied += 1
+        self._tally.count("denied")
 
     def _ask(self, counting: int, key: str, cost: int) -> Flow[Decision]:
         try:
@@ -323,6 +333,10 @@ class Denials:
         with self._lock:
             self.era += 1
             self._known.pop(key, None)
+
+
+def verdict(decision: Decision) -> str:
+    return "allowed" if decision.allowed else "denied"
 
 
 def drop(room: Room, keys: tuple[str, ...], args: tuple[Any, ...]) -> int:

@@ -16,6 +16,7 @@ from cacheaside.engine.commands import Flow
 from cacheaside.errors import CodecError, ConfigError, StoreUnavailable
 from cacheaside.policy import Seconds, seconds
 from cacheaside.schema import type_name
+from cacheaside.telemetry import found
 from cacheaside.toolkit.grants import Grant, Grants, UserId, check_cache, check_most, grants_name
 
 if TYPE_CHECKING:
@@ -151,17 +152,17 @@ class SessionStore(Generic[D]):
 
     def create(self, user_id: UserId, data: D) -> Session[D]:
         """Log a user in: a new session with a new token. It never takes a token or id from outside."""
-        return self._cache.run(self._create(user_id, data))
+        return self._cache.run(self._create(user_id, data), "session.create")
 
     async def acreate(self, user_id: UserId, data: D) -> Session[D]:
-        return await self._cache.arun(self._create(user_id, data))
+        return await self._cache.arun(self._create(user_id, data), "session.create")
 
     def get(self, token: str | None) -> Session[D] | None:
         """The live session of a token, whose idle life begins again; None for anything else."""
-        return self._cache.run(self._get(token))
+        return self._cache.run(self._get(token), "session.get", found)
 
     async def aget(self, token: str | None) -> Session[D] | None:
-        return await self._cache.arun(self._get(token))
+        return await self._cache.arun(self._get(token), "session.get", found)
 
     def update(self, token: str | None, changes: Changes[D]) -> Session[D] | None:
         """Change a session's data; None when there is no such session (any more).
@@ -174,10 +175,10 @@ class SessionStore(Generic[D]):
 
         Raises ConfigError for a field that is not there, CodecError for a value that does not fit.
         """
-        return self._cache.run(self._update(token, changes))
+        return self._cache.run(self._update(token, changes), "session.update", found)
 
     async def aupdate(self, token: str | None, changes: Changes[D]) -> Session[D] | None:
-        return await self._cache.arun(self._update(token, changes))
+        return await self._cache.arun(self._update(token, changes), "session.update", found)
 
     def rotate(self, token: str | None, *, grace: Seconds | None = None) -> Session[D] | None:
         """Give a session a new token; the old one is good for ``grace`` seconds more (default: the store's).
@@ -185,40 +186,40 @@ class SessionStore(Generic[D]):
         Do so at a login and whenever rights change, there with ``grace=0``: who knew the old token must not
         come in by it. Who rotates an old token once more within its grace gets the same new one.
         """
-        return self._cache.run(self._rotate(token, grace))
+        return self._cache.run(self._rotate(token, grace), "session.rotate", found)
 
     async def arotate(self, token: str | None, *, grace: Seconds | None = None) -> Session[D] | None:
-        return await self._cache.arun(self._rotate(token, grace))
+        return await self._cache.arun(self._rotate(token, grace), "session.rotate", found)
 
     def extend(self, token: str | None) -> bool:
         """Let a session's idle life begin again without any activity; False when there is no such session."""
-        return self._cache.run(self._extend(token))
+        return self._cache.run(self._extend(token), "session.extend", found)
 
     async def aextend(self, token: str | None) -> bool:
-        return await self._cache.arun(self._extend(token))
+        return await self._cache.arun(self._extend(token), "session.extend", found)
 
     def delete(self, token: str | None) -> bool:
         """Log out: end a session, by its token or its ``id``; False when there is no such session."""
-        return self._cache.run(self._grants.drop(token))
+        return self._cache.run(self._grants.drop(token), "session.delete", found)
 
     async def adelete(self, token: str | None) -> bool:
-        return await self._cache.arun(self._grants.drop(token))
+        return await self._cache.arun(self._grants.drop(token), "session.delete", found)
 
     # -- of one user
 
     def delete_all(self, user_id: UserId) -> bool:
         """Log a user out everywhere, in one step; False when there was nothing to end."""
-        return self._cache.run(self._grants.clear(user_id))
+        return self._cache.run(self._grants.clear(user_id), "session.delete_all")
 
     async def adelete_all(self, user_id: UserId) -> bool:
-        return await self._cache.arun(self._grants.clear(user_id))
+        return await self._cache.arun(self._grants.clear(user_id), "session.delete_all")
 
     def list(self, user_id: UserId) -> builtins.list[Session[D]]:
         """A user's live sessions without their tokens, the one active last first. They are not touched."""
-        return self._cache.run(self._list(user_id))
+        return self._cache.run(self._list(user_id), "session.list")
 
     async def alist(self, user_id: UserId) -> builtins.list[Session[D]]:
-        return await self._cache.arun(self._list(user_id))
+        return await self._cache.arun(self._list(user_id), "session.list")
 
     # --
 

@@ -14,6 +14,7 @@ from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.keys import check_namespace
 from cacheaside.policy import MAX_TTL, Seconds, seconds
 from cacheaside.stores.program import Program, Room
+from cacheaside.telemetry import found
 from cacheaside.toolkit.grants import Grants, UserId, check_cache, check_most, grants_name
 
 if TYPE_CHECKING:
@@ -95,31 +96,31 @@ class RefreshTokens:
 
     def issue(self, user_id: UserId) -> RefreshToken:
         """The first token of a new line: at a login."""
-        return self._cache.run(self._issue(user_id))
+        return self._cache.run(self._issue(user_id), "refresh_token.issue")
 
     async def aissue(self, user_id: UserId) -> RefreshToken:
-        return await self._cache.arun(self._issue(user_id))
+        return await self._cache.arun(self._issue(user_id), "refresh_token.issue")
 
     def rotate(self, token: str | None) -> RefreshToken | None:
         """Use a token: its successor, or None when it is not (or no longer) good."""
-        return self._cache.run(self._rotate(token))
+        return self._cache.run(self._rotate(token), "refresh_token.rotate", found)
 
     async def arotate(self, token: str | None) -> RefreshToken | None:
-        return await self._cache.arun(self._rotate(token))
+        return await self._cache.arun(self._rotate(token), "refresh_token.rotate", found)
 
     def revoke(self, token: str | None) -> bool:
         """End the line of a token: at a logout. False when there is no such line."""
-        return self._cache.run(self._grants.drop(token))
+        return self._cache.run(self._grants.drop(token), "refresh_token.revoke", found)
 
     async def arevoke(self, token: str | None) -> bool:
-        return await self._cache.arun(self._grants.drop(token))
+        return await self._cache.arun(self._grants.drop(token), "refresh_token.revoke", found)
 
     def revoke_all(self, user_id: UserId) -> bool:
         """End all lines of a user, in one step; False when there was nothing to end."""
-        return self._cache.run(self._grants.clear(user_id))
+        return self._cache.run(self._grants.clear(user_id), "refresh_token.revoke_all")
 
     async def arevoke_all(self, user_id: UserId) -> bool:
-        return await self._cache.arun(self._grants.clear(user_id))
+        return await self._cache.arun(self._grants.clear(user_id), "refresh_token.revoke_all")
 
     def stats(self) -> dict[str, int]:
         """Counters of this process."""
@@ -183,17 +184,17 @@ class Blacklist:
 
         Raises StoreUnavailable when that could not be stored.
         """
-        self._cache.run(self._add(token, seconds("ttl", ttl)))
+        self._cache.run(self._add(token, seconds("ttl", ttl)), "blacklist.add")
 
     async def aadd(self, token: str | bytes, ttl: Seconds) -> None:
-        await self._cache.arun(self._add(token, seconds("ttl", ttl)))
+        await self._cache.arun(self._add(token, seconds("ttl", ttl)), "blacklist.add")
 
     def contains(self, token: str | bytes) -> bool:
         """Whether a token is to be refused."""
-        return self._cache.run(self._contains(token))
+        return self._cache.run(self._contains(token), "blacklist.contains", found)
 
     async def acontains(self, token: str | bytes) -> bool:
-        return await self._cache.arun(self._contains(token))
+        return await self._cache.arun(self._contains(token), "blacklist.contains", found)
 
     def stats(self) -> dict[str, int]:
         """Counters of this process."""

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from cacheaside import Cache, CodecError
 from cacheaside.engine.commands import Run
+from cacheaside.stats import Tally
 from cacheaside.toolkit import Broker, Message, handlers
 from cacheaside.toolkit.board import PUBLISH
-from cacheaside.toolkit.handlers import Calls, call
+from cacheaside.toolkit.handlers import COUNTERS, Calls, call
 from cacheaside.toolkit.messages import Types, Wire, read_wire
 from tests.broker.conftest import Heard
 
@@ -63,10 +64,10 @@ def handled(raw: bytes, types: Types) -> tuple[list[Message[Any]], list[Exceptio
     """What a handler is given of these bytes, and what its hook is told."""
     got: list[Message[Any]] = []
     told: list[Exception] = []
-    total = dict.fromkeys(("received", "handled", "failed", "unparsable", "dropped", "gaps"), 0)
+    total = Tally(COUNTERS)
     calls = Calls(got.append, types.codec, lambda e, c, m: told.append(e), None, total, set())
     call(calls.message("channel", raw))
-    assert total["handled"] + total["unparsable"] == 1
+    assert total.counts["handled"] + total.counts["unparsable"] == 1
     return got, told
 
 
