@@ -10,6 +10,7 @@ import functools
 import string
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
@@ -24,7 +25,7 @@ from cacheaside.keys import Kind, Signature, check_namespace
 from cacheaside.keyspace import Key, placed
 from cacheaside.options import ManyOptions, Options
 from cacheaside.plan import Plan, result_codec
-from cacheaside.telemetry import NAMESPACE, Attributes
+from cacheaside.telemetry import NAMESPACE, Attributes, Note
 from cacheaside.templates import compile_function
 from cacheaside.writers import rebound, whole_args
 
@@ -171,18 +172,27 @@ class Batch:
         if not rest:
             return self.plan.finished(answered(wanted, found))
         load = functools.partial(self.load, wanted, rest, with_ids)
-        flow = read_many(site, [calls[n] for n in rest], load, forced=forced or cache.mode == "refresh")
+        asked = [calls[n] for n in rest]
+        flow = read_many(site, asked, load, forced=forced or cache.mode == "refresh")
+        span = cache.telemetry.operation("read_many", about(site, asked), lambda _: whole(asked))
         if self.plan.is_async:
-            return self.arun(cache, site, flow, wanted, found, rest)
-        with cache.telemetry.operation("read_many", about(site, rest)):
-            results = cache.driver.run(flow, cache.store_of(site))
+            return self.arun(cache, site, flow, span, wanted, found, rest)
+        with span as note:
+            results = note(cache.driver.run(flow, cache.store_of(site)))
         return answered(wanted, found | dict(zip(rest, results, strict=True)))
 
     async def arun(
-        self, cache: Cache, site: Any, flow: Any, wanted: list[Any], found: dict[int, Any], rest: list[int]
+        self,
+        cache: Cache,
+        site: Site,
+        flow: Any,
+        span: AbstractContextManager[Note],
+        wanted: list[Any],
+        found: dict[int, Any],
+        rest: list[int],
     ) -> Any:
-        with cache.telemetry.operation("read_many", about(site, rest)):
-            results = await cache.driver.arun(flow, cache.store_of(site))
+        with span as note:
+            results = note(await cache.driver.arun(flow, cache.store_of(site)))
         return answered(wanted, found | dict(zip(rest, results, strict=True)))
 
     def listed(self, given: Any) -> list[Any]:
@@ -224,8 +234,14 @@ class Batch:
         return Call("", (), aload if self.plan.is_async else lambda: picked(self.fn(*args, **kwargs)))
 
 
-def about(site: Site, rest: list[int]) -> Attributes:
-    return {NAMESPACE: site.policy.ns, "cacheaside.keys": len(rest)}
+def about(site: Site, asked: list[Call]) -> Attributes:
+    return {NAMESPACE: site.policy.ns, "cacheaside.keys": len(asked)}
+
+
+def whole(asked: list[Call]) -> str:
+    """How a batch was answered: a miss if one of its keys was loaded."""
+    outcomes = {call.outcome for call in asked}
+    return next((outcome for outcome in ("miss", "stale") if outcome in outcomes), "hit")
 
 
 def answered(wanted: Sequence[Any], found: dict[int, Any]) -> dict[Any, Any]:

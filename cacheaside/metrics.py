@@ -50,7 +50,7 @@ MESSAGES: Final = {
 }
 """Counters of brokers, with the outcome that they stand for."""
 
-STATES: Final = {"closed": 0, "half-open": 1, "open": 2}
+STATES: Final[dict[Any, Any]] = {"closed": 0, "half-open": 1, "open": 2}
 
 COUNTERS: Final = {
     "cacheaside.load.errors": ("errors", "1", "Decorated functions that raised."),
@@ -187,6 +187,6 @@ def _at(place: str) -> Callable[[Stats], Rows]:
             stats = stats[step]
         value: Any = stats[last]
         if value is not None:
-            yield STATES[value] if value in STATES else value, {}
+            yield STATES.get(value, value), {}
 
     return rows

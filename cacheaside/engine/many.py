@@ -242,6 +242,7 @@ def load_many(
             if item.stale is None:
                 raise loaded.error
             counts.stale += 1
+            item.call.outcome = "stale"
             item.answer(item.stale[0])
         return
     cost = world.clock() - start
@@ -249,6 +250,7 @@ def load_many(
     counts.misses += len(wanted)
     storing: list[tuple[Item, bytes, bytes | None]] = []
     for item, result in zip(wanted, loaded.value, strict=True):
+        item.call.outcome = "miss"
         item.answer(result)
         item.call.told(call)
         expected = item.placeholder if item.flight is not None else b""
