@@ -8,7 +8,7 @@ from cacheaside_fastapi import SessionCookie
 from starlette.requests import HTTPConnection
 
 from cacheaside import Cache
-from cacheaside.toolkit import Presence, RateLimiter, RefreshTokens, SessionStore, Warmer
+from cacheaside.toolkit import Broker, Presence, RateLimiter, RefreshTokens, SessionStore, Warmer
 
 from .database import Database
 from .repositories import Repositories
@@ -52,6 +52,7 @@ class Services:
         self.cookie = SessionCookie(self.sessions)
         self.refresh_tokens = RefreshTokens(self.cache, ttl=2592000, grace=settings.refresh_grace)
         self.presence = Presence(self.cache, ttl=60)
+        self.broker = Broker(self.cache)
         # A limit that protects passwords refuses when it cannot count; one that protects from load does not.
         self.by_address = RateLimiter(
             self.cache, settings.logins_per_minute, 60, name="login-address", on_unavailable="deny"

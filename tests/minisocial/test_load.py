@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from examples.demo.graph import PROJECT, generate
 from examples.minisocial.client import Answer, Connection
@@ -141,6 +142,40 @@ def test_what_one_worker_writes_another_reads(one_redis_url: str, tmp_path: Path
         assert (await two.ask("GET", "/me", cookie)).status == 401
         await one.aclose()
         await two.aclose()
+
+    with serving(settings, 2) as ports:
+        asyncio.run(go(ports))
+
+
+def test_what_is_written_through_one_worker_is_told_by_another(one_redis_url: str, tmp_path: Path) -> None:
+    """To who takes part, at once; and who hangs up is not listened for any more."""
+    settings = settings_for(f"sqlite:///{tmp_path / 'site.db'}", one_redis_url, "live", 0.0)
+    fill(settings, generate(users=10, each=2))
+    cookies = log_in(settings, [2, 3])
+
+    def listens() -> bool:
+        with redis.from_url(one_redis_url) as asking:
+            return any(b"user:3" in name for name in asking.pubsub_channels())
+
+    async def go(ports: list[int]) -> None:
+        one = Connection(ports[0])
+        assert (await one.ask("GET", "/notifications/live")).status == 401
+        talk = {"title": "hello", "with_users": [3]}
+        made = (await one.ask("POST", "/conversations", cookies[2], talk)).json()
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports[1])
+        writer.write(f"GET /notifications/live HTTP/1.1\r\nHost: x\r\nCookie: {cookies[3]}\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"content-type: text/event-stream" in head.lower()
+            await one.ask("POST", f"/conversations/{made['id']}/messages", cookies[2], {"body": "tea?"})
+            told = await reader.readuntil(b"\n\n")
+            assert told.endswith(f"event: message.sent\ndata: {made['id']}\n\n".encode())
+            assert listens()
+            writer.close()
+            await writer.wait_closed()
+            while listens():
+                await asyncio.sleep(0.02)
+        await one.aclose()
 
     with serving(settings, 2) as ports:
         asyncio.run(go(ports))

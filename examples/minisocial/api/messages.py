@@ -1,10 +1,17 @@
-"""Conversations, messages by page, notifications and how many are unread."""
+"""Conversations, messages by page, notifications and how many are unread; what is written now, as it is."""
 
+from asyncio import Queue
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated
 
 from cacheaside_fastapi import ClientSession
 from fastapi import APIRouter, Depends, HTTPException
 from pydantic import BaseModel, Field
+from starlette.responses import StreamingResponse
+
+from cacheaside import StoreUnavailable
+from cacheaside.toolkit import Message
 
 from ..repositories.changes import Change
 from ..repositories.messages import Conversations, ConversationView, MessagePage
@@ -59,6 +66,9 @@ def routes(services: Services) -> APIRouter:
         change = done(messages.send(conversation_id, int(session.user_id), new.body))
         others = set(open_to(conversation_id, session.user_id).participants) - {session.user_id}
         notifications.notify([int(one) for one in others], "message", f"conversation {conversation_id}")
+        with suppress(StoreUnavailable):  # the message is written, and who is told late reads it all the same
+            for one in others:
+                services.broker.publish(f"user:{one}", "message.sent", conversation_id)
         return change
 
     @router.get("/notifications")
@@ -68,6 +78,26 @@ def routes(services: Services) -> APIRouter:
     @router.get("/notifications/unread")
     def unread(session: User) -> Unread:
         return notifications.unread(int(session.user_id))
+
+    async def told(session: User) -> AsyncIterator[Queue[Message[int]]]:
+        """What other workers tell this user from now on, until the response has ended."""
+        queue: Queue[Message[int]] = Queue()
+        subscription = await services.broker.asubscribe(f"user:{session.user_id}", queue.put, type=int)
+        try:
+            yield queue
+        finally:
+            await subscription.aclose()
+
+    @router.get("/notifications/live")
+    async def live(queue: Annotated[Queue[Message[int]], Depends(told)]) -> StreamingResponse:
+        """Server-sent events: in which conversation somebody has just written."""
+
+        async def events() -> AsyncIterator[str]:
+            while True:
+                message = await queue.get()
+                yield f"event: {message.type}\ndata: {message.data}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
 
     @router.post("/notifications/read")
     def read_all(session: User) -> Change:
