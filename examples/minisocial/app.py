@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cacheaside import Cache
 
+from . import telemetry
 from .api import auth, media, messages, posts, users
 from .services import Services
 from .settings import Settings
@@ -31,9 +32,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                     yield state
             finally:
                 database.close()
+                end_telemetry()
 
     app = FastAPI(title="minisocial", lifespan=running)
     app.state.services = services
+    end_telemetry = telemetry.set_up(app)
     for service in (auth, users, posts, messages, media):
         app.include_router(service.routes(services))
     if services.settings.mode == "off":

@@ -1,0 +1,149 @@
+"""What the example sends by OTLP: the spans of a request, its metrics, and no secret in either."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from cacheaside.testing import Server
+from examples.demo.graph import generate
+from examples.minisocial import telemetry
+from examples.minisocial.demo import fill, served, settings_for
+
+from .receiver import ERROR, OK, Received, receiving
+
+FRESH, WRITTEN, FAILED, AGAIN = (f"{n:032x}" for n in range(1, 5))
+"""Ids of traces."""
+CALLER = "00000000000000aa"
+WORDS = "what nobody else should read"
+
+
+class Asked:
+    """A worker that was asked four things, each within a trace; ``cookie`` is whose login it was."""
+
+    def __init__(self, received: Received, port: int, cookie: str, database: Path) -> None:
+        self.received = received
+        self.cookie = cookie
+        with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as self.connection:
+            for user in range(1, 20):  # a process looks now and then whether anybody traces
+                self.ask("GET", f"/users/{user}")
+            assert self.ask("GET", "/users/33", FRESH) == 200
+            assert self.ask("GET", "/users/33", AGAIN) == 200
+            assert self.ask("PUT", "/me", WRITTEN, {"name": WORDS, "bio": WORDS}) == 200
+            with closing(sqlite3.connect(database)) as behind:
+                behind.execute("ALTER TABLE users RENAME TO gone")
+            assert self.ask("GET", "/users/40", FAILED) == 500
+
+    def ask(self, method: str, path: str, trace: str = "", body: Any = None) -> int:
+        headers = {"Cookie": self.cookie}
+        if trace:
+            headers["traceparent"] = f"00-{trace}-{CALLER}-01"
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        self.connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = self.connection.getresponse()
+        answer.read()
+        return answer.status
+
+
+@pytest.fixture(scope="module")
+def asked(one_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    """One that has ended, and sent the rest."""
+    directory = tmp_path_factory.mktemp("otlp")
+    database = directory / "site.db"
+    graph = generate(users=40, each=5)
+    settings = settings_for(f"sqlite:///{database}", one_server.url, "otlp", 0.0)
+    fill(settings, graph)
+    with receiving() as received, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.endpoint)
+        with served(settings, graph, 1, 0.0) as (plan, cookie):
+            done = Asked(received, plan.ports[0], cookie, database)
+        yield done
+
+
+def test_a_miss_is_below_its_request(asked: Asked) -> None:
+    """Caller, request, endpoint, read; below that the load and the commit. Nothing has failed."""
+    tree = asked.received.tree(FRESH)
+    top = "GET /users/{user_id}"
+    read = f"{top} > fastapi.endpoint > cacheaside.read"
+    assert tree[top].parent == CALLER
+    assert {path for path in tree if "cacheaside" in path} == {
+        read, f"{read} > cacheaside.load", f"{read} > cacheaside.commit",
+    }  # fmt: skip
+    assert tree[read].attributes == {
+        "cacheaside.namespace": "users",
+        "cacheaside.outcome": "miss",
+        "cacheaside.tier": "origin",
+        "cache.hit": False,
+    }
+    assert tree[f"{read} > cacheaside.load"].attributes["cacheaside.namespace"] == "users"
+    assert {span.status for span in tree.values()} == {OK}
+
+
+def test_a_hit_in_l1_adds_nothing_to_its_request(asked: Asked) -> None:
+    assert not [path for path in asked.received.tree(AGAIN) if "cacheaside" in path]
+
+
+def test_a_write_s_invalidations_are_below_its_request(asked: Asked) -> None:
+    """And acknowledged."""
+    tree = asked.received.tree(WRITTEN)
+    sent = tree["PUT /me > fastapi.endpoint > cacheaside.invalidate"]
+    assert sent.attributes["cacheaside.acknowledged"] is True
+    assert sent.attributes["cacheaside.tags"] > 0
+
+
+def test_an_error_of_the_database_is_on_every_span_above(asked: Asked) -> None:
+    """Its kind is, its words are not; nothing is stored."""
+    tree = asked.received.tree(FAILED)
+    top = "GET /users/{user_id}"
+    endpoint = f"{top} > fastapi.endpoint"
+    read = f"{endpoint} > cacheaside.read"
+    failed = {path for path, span in tree.items() if span.status == ERROR}
+    assert failed == {top, endpoint, read, f"{read} > cacheaside.load"}
+    for path in (read, f"{read} > cacheaside.load"):
+        assert tree[path].attributes["error.type"] == "OperationalError"
+    assert f"{read} > cacheaside.commit" not in tree
+    assert "no such table" not in "".join(span.json for span in asked.received.spans)
+
+
+def test_no_span_has_a_secret_and_none_of_the_cache_s_a_value(asked: Asked) -> None:
+    """FastAPI's have the path of the request; the cache's not even that."""
+    token = asked.cookie.partition("=")[2]
+    assert len(token) > 20
+    assert len(asked.received.spans) > 60
+    for span in asked.received.spans:
+        assert token not in span.json
+        assert WORDS not in span.json
+        assert "@example.org" not in span.json
+        if span.name.startswith("cacheaside."):
+            assert not re.search(r"\b(33|40)\b", " ".join(map(str, span.attributes.values()))), span
+            assert "cache.key" not in span.attributes
+
+
+def test_the_process_says_who_it_is(asked: Asked) -> None:
+    """One service; its instance is drawn."""
+    told = [(one["service.name"], one["service.instance.id"]) for one in asked.received.resources]
+    assert len(set(told)) == 1
+    assert told[0][0] == "minisocial"
+    assert re.fullmatch(r"[0-9a-f-]{36}", told[0][1])
+
+
+def test_without_variables_nothing_is_set_up() -> None:
+    app = FastAPI()
+    before = len(app.routes)
+    telemetry.set_up(app, {})()
+    assert len(app.routes) == before
+
+
+def test_an_exporter_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="not 'statsd'"):
+        telemetry.set_up(FastAPI(), {"OTEL_METRICS_EXPORTER": "statsd"})
