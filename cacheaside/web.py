@@ -17,9 +17,10 @@ SameSite = Literal["lax", "strict"]
 
 
 def limit_headers(limiter: RateLimiter, decision: Decision) -> dict[str, str]:
-    """``RateLimit-Policy``, ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers); refused, ``Retry-After``.
+    """``RateLimit-Policy`` and ``RateLimit``, and ``Retry-After`` for who is refused.
 
-    Nothing of what is left where the store did not answer, for then nobody knows.
+    After draft-ietf-httpapi-ratelimit-headers-11. Nothing of what is left where the store did not answer, for
+    then nobody knows.
     """
     several = len(limiter.limits) > 1
 
@@ -33,11 +34,12 @@ def limit_headers(limiter: RateLimiter, decision: Decision) -> dict[str, str]:
             f"{policy(window)};q={limit};w={math.ceil(window)}" for limit, window in limiter.limits
         )
     }
+    after = whole(decision.reset_after)
+    if not decision:  # as long as no more than this is let in, and not until the last hit has left the window
+        after = max(1, whole(decision.retry_after))
+        headers["Retry-After"] = str(after)
     if decision.known:
-        left = f"r={decision.remaining};t={whole(decision.reset_after)}"
-        headers["RateLimit"] = f"{policy(decision.window)};{left}"
-    if not decision:
-        headers["Retry-After"] = str(max(1, whole(decision.retry_after)))
+        headers["RateLimit"] = f"{policy(decision.window)};r={decision.remaining};t={after}"
     return headers
 
 

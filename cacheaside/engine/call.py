@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cacheaside.engine.commands import Flow
 from cacheaside.engine.flights import Flights
 from cacheaside.keys import RawKeys, tag_name
 from cacheaside.policy import Policy, Seconds, seconds
 from cacheaside.stats import Counts
+
+if TYPE_CHECKING:
+    from cacheaside.engine.look import Verdict
 
 
 class Codec(Protocol):
@@ -130,6 +133,7 @@ class Call:
         "_extra",
         "_ttl",
         "forced",
+        "found",
         "key",
         "keys",
         "late",
@@ -139,6 +143,7 @@ class Call:
         "parent",
         "since",
         "store",
+        "stored",
         "tags",
         "wait_until",
         "waited",
@@ -162,6 +167,10 @@ class Call:
         self.forced = forced
         self.outcome = ""
         """How it was answered: hit, stale, miss, coalesced or bypass; for telemetry."""
+        self.found: Verdict | None = None
+        """What the store was last seen to hold for it."""
+        self.stored = False
+        """Whether what it has loaded was stored."""
         self.since = 0
         self.wait_until: float | None = None
         self.waited = 0.0

@@ -206,6 +206,7 @@ def commit(site: Site, batch: Sequence[Ready]) -> Flow[tuple[bool, ...]]:
     notify = tuple(r.call.key for r in batch if r.cost > NOTIFY_ABOVE)
     done: tuple[bool, ...] = yield Commit(fills, tuple(extend.items()), tuple(index), notify)
     for ready, stored in zip(batch, done, strict=True):
+        ready.call.stored = stored
         if stored:
             n = counts.stored = counts.stored + 1
             if not n & (n - 1) and (asked := world.grown(site, n)) is not None:

@@ -86,6 +86,7 @@ def look(site: Site, call: Call) -> Flow[Seen]:
             tokens: list[bytes | None] = yield Fetch(tuple(keys.token(n) for n in unforeseen))
             seen.late.update(zip(unforeseen, tokens, strict=True))
     judge(site, call, seen)
+    call.found = seen.verdict
     return seen
 
 

@@ -6,6 +6,7 @@ tell users apart by ``identity``. Where that is not enough, ``cache_response`` o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -14,23 +15,11 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cacheaside import MISSING, Cache
-from cacheaside.http import (
-    NotStored,
-    Own,
-    Plan,
-    ResponseOptions,
-    ResponsePolicy,
-    Responses,
-    Stored,
-    answer,
-    groups,
-    invalidated,
-    passed,
-    plan,
-    responses,
-)
+from cacheaside.answers import UNSATISFIED, Answer, forwarded, groups, invalidated, passed
+from cacheaside.http import Plan, ResponseOptions, ResponsePolicy, Stored, plan
+from cacheaside.responses import NotStored, Own, Responses, responses
 from cacheaside.transactions import recording
-from cacheaside_fastapi.responses import asked_of, cache_of
+from cacheaside_fastapi.responses import asked_of, cache_of, raw
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -104,47 +93,55 @@ class ResponseCacheMiddleware:
         asked = asked_of(request, route)
         way = plan(policy, asked, cache.world.tick())
         if not way.key:
-            await self.app(scope, receive, marking(send, way.why))
+            await self.app(scope, receive, marking(send, policy, forwarded(way.why)))
             return
-        through, own, found = responses(cache, policy), Own(), None
+        through = responses(cache, policy)
+        own, found = through.own(), None
         catch = Catch(through, own, way, send)
 
         async def load() -> Stored:
+            own.begins()
             try:
                 await self.app(scope, receive, catch)
             except Exception as error:
                 raise through.broke(own, error, 500) from error
             return catch.kept()
 
-        if asked.method == "HEAD":
-            found = await through.arespond.peek(way.key, way.tags, load)
-            if found is MISSING:
-                await self.app(scope, receive, marking(send, "miss"))
+        if way.looks:
+            seen = await through.arespond.peek(way.key, way.tags, load)
+            found = through.usable(way, seen)
+            if found is None and way.only:
+                await answered(UNSATISFIED, send)
                 return
-        else:
+            if found is None and way.head:
+                status = forwarded("miss" if seen is MISSING else "request")
+                await self.app(scope, receive, marking(send, policy, status))
+                return
+        if found is None:
             ask = through.arespond.refresh if way.anew else through.arespond
             try:
                 found = await ask(way.key, way.tags, load)
             except NotStored:
                 pass
+            finally:
+                if catch.streaming:
+                    through.pass_by(way.key)
             if catch.streaming:
-                through.pass_by(way.key)
+                if own.error is not None:
+                    raise own.error
                 return
             found = through.resolve(own, way, found)
-        if found is None:
-            if own.error is not None:
-                raise own.error
-            out = marking(send, "request" if way.anew else "miss")
-            if not own.ran:
-                await self.app(scope, receive, out)
-            else:
-                for message in own.response:
-                    await out(message)
+        if found is not None:
+            await answered(through.answer(own, way, asked, found), send)
             return
-        told = answer(policy, asked, way, found, cache.world.clock(), made=own.kept)
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in told.headers]
-        await send({"type": "http.response.start", "status": told.status, "headers": raw})
-        await send({"type": "http.response.body", "body": told.body})
+        if own.error is not None:
+            raise own.error
+        out = marking(send, policy, own.passed(way))
+        if not own.ran:
+            await self.app(scope, receive, out)
+            return
+        for message in own.response:
+            await out(message)
 
     # -- requests that change
 
@@ -182,22 +179,31 @@ class Catch:
         self._through = through
         self._own = own
         self._way = way
-        self._send = marking(send, "miss")
+        self._send = send
         self._messages: list[Message] = []
         self.streaming = False
 
     async def __call__(self, message: Message) -> None:
-        if self.streaming:
+        if self.streaming or message["type"] == "http.response.debug":  # for a test's client alone
             await self._send(message)
             return
         self._messages.append(message)
-        body = message.get("body", b"")
-        if message.get("more_body") or len(body) > self._through.policy.max_body:
+        if not self._fits(message):
             self.streaming = True
+            # For as long as it takes: nobody waits for the end of a stream, which may have none.
+            self._through.pass_by(self._way.key, math.inf)
+            self._send = marking(self._send, self._through.policy, self._own.passed(self._way))
             for one in self._messages:
                 await self._send(one)
         elif message["type"] == "http.response.body":
             self._own.response = self._messages
+
+    def _fits(self, message: Message) -> bool:
+        """Whether it is a head, or the whole body; files, say, may come as a path."""
+        if message["type"] != "http.response.body":
+            return bool(message["type"] == "http.response.start")
+        body = message.get("body", b"")
+        return not message.get("more_body") and len(body) <= self._through.policy.max_body
 
     def kept(self) -> Stored:
         start, *rest = self._messages
@@ -212,14 +218,18 @@ def within(scope: Scope) -> str:
     return path[len(root) :] if path.startswith(f"{root}/") else path
 
 
-def marking(send: Send, why: str) -> Send:
-    """``send`` that adds why the response was passed on."""
-    name, value = passed(why)
-    word = (name.encode(), value.encode())
+async def answered(told: Answer, send: Send) -> None:
+    await send({"type": "http.response.start", "status": told.status, "headers": raw(told.headers)})
+    await send({"type": "http.response.body", "body": told.body})
+
+
+def marking(send: Send, policy: ResponsePolicy, status: str) -> Send:
+    """``send`` that adds the Cache-Status of a response that was passed on."""
+    words = raw(passed(policy, status))
 
     async def out(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], word]}
+            message = {**message, "headers": [*message["headers"], *words]}
         await send(message)
 
     return out

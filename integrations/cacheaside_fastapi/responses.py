@@ -17,19 +17,17 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from cacheaside import MISSING, Cache, ConfigError
+from cacheaside.answers import UNSATISFIED, Answer, forwarded, passed
 from cacheaside.http import (
     Asked,
     Headers,
-    NotStored,
-    Own,
     ResponseOptions,
     ResponsePolicy,
     Stored,
-    answer,
-    passed,
     plan,
-    responses,
+    together,
 )
+from cacheaside.responses import NotStored, responses
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -182,10 +180,12 @@ async def respond(
     asked = asked_of(request, route)
     way = plan(policy, asked, cache.world.tick())
     if not way.key:
-        return marked(await run(), way.why)
-    through, own, found = responses(cache, policy), Own(), None
+        return marked(await run(), policy, forwarded(way.why))
+    through = responses(cache, policy)
+    own, found = through.own(), None
 
     async def load() -> Stored:
+        own.begins()
         try:
             response = own.response = await run()
         except Exception as error:
@@ -198,12 +198,14 @@ async def respond(
             own, way.private, response.status_code, pairs(response.raw_headers), body, pairs(given)
         )
 
-    if asked.method == "HEAD":
+    if way.looks:
         seen = await through.arespond.peek(way.key, way.tags, load)
-        if seen is MISSING:
-            return marked(await run(), "miss")
-        found = seen
-    else:
+        found = through.usable(way, seen)
+        if found is None and way.only:
+            return sent(UNSATISFIED)
+        if found is None and way.head:
+            return marked(await run(), policy, forwarded("miss" if seen is MISSING else "request"))
+    if found is None:
         ask = through.arespond.refresh if way.anew else through.arespond
         try:
             found = await ask(way.key, way.tags, load)
@@ -213,12 +215,16 @@ async def respond(
     if found is None:
         if own.error is not None:
             raise own.error
-        return marked(own.response if own.ran else await run(), "request" if way.anew else "miss")
-    told = answer(policy, asked, way, found, cache.world.clock(), made=own.kept)
-    response = Response(told.body, told.status)
-    response.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in told.headers]
+        return marked(own.response if own.ran else await run(), policy, own.passed(way))
+    response = sent(through.answer(own, way, asked, found))
     if own.response is not None:
         response.background = own.response.background
+    return response
+
+
+def sent(told: Answer) -> Response:
+    response = Response(told.body, told.status)
+    response.raw_headers = raw(told.headers)
     return response
 
 
@@ -235,20 +241,19 @@ def cache_of(request: HTTPConnection) -> Cache:
 
 
 def asked_of(request: Request, route: str) -> Asked:
-    headers: dict[str, str] = {}
-    for name, value in request.headers.items():
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return Asked(
-        request.method, route, request.path_params, request.query_params.multi_items(), headers, request
-    )
+    query, headers = request.query_params.multi_items(), together(request.headers.items())
+    return Asked(request.method, route, request.path_params, query, headers, request)
 
 
-def pairs(raw: RawHeaders) -> Headers:
-    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw)
+def pairs(headers: RawHeaders) -> Headers:
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
 
 
-def marked(response: Response, why: str) -> Response:
-    """A response that was passed on, with the word why."""
-    name, value = passed(why)
-    response.headers.append(name, value)
+def raw(headers: Headers) -> RawHeaders:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def marked(response: Response, policy: ResponsePolicy, status: str) -> Response:
+    """A response that was passed on, with its Cache-Status."""
+    response.raw_headers.extend(raw(passed(policy, status)))
     return response

@@ -6,7 +6,7 @@ from typing import Final
 
 from flask import Flask, Response, g, request
 
-from cacheaside.http import groups, invalidated
+from cacheaside.answers import groups, invalidated
 from cacheaside.transactions import recording
 from cacheaside_flask.responses import app_cache
 

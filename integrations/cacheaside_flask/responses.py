@@ -11,18 +11,9 @@ from flask.globals import request_ctx
 from werkzeug.exceptions import HTTPException
 
 from cacheaside import MISSING, Cache, ConfigError
-from cacheaside.http import (
-    Asked,
-    NotStored,
-    Own,
-    ResponseOptions,
-    ResponsePolicy,
-    Stored,
-    answer,
-    passed,
-    plan,
-    responses,
-)
+from cacheaside.answers import UNSATISFIED, Answer, forwarded, passed
+from cacheaside.http import Asked, ResponseOptions, ResponsePolicy, Stored, plan, together
+from cacheaside.responses import NotStored, responses
 from cacheaside_flask.signals import tell
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,7 +48,8 @@ def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[F], F]:
             # Where the app is mounted, for it may be so twice, and the rule.
             route = f"{request.root_path}{request.url_rule} {view.__module__}.{view.__qualname__}"
             response = respond(policy, asked_of(route), run)
-            tell(response.headers.getlist("Cache-Status")[-1])
+            for status in response.headers.getlist("Cache-Status")[-1:]:
+                tell(status)
             return response
 
         return cast(F, cached)
@@ -70,10 +62,12 @@ def respond(policy: ResponsePolicy, asked: Asked, run: Callable[[], Response]) -
     cache = app_cache()
     way = plan(policy, asked, cache.world.tick())
     if not way.key:
-        return marked(run(), way.why)
-    through, own, found = responses(cache, policy), Own(), None
+        return marked(run(), policy, forwarded(way.why))
+    through = responses(cache, policy)
+    own, found = through.own(), None
 
     def load() -> Stored:
+        own.begins()
         try:
             response = own.response = run()
         except Exception as error:
@@ -84,12 +78,14 @@ def respond(policy: ResponsePolicy, asked: Asked, run: Callable[[], Response]) -
         headers, besides = tuple(response.headers.items()), tuple(said_by_the_session(way.private))
         return through.keep(own, way.private, response.status_code, headers, body, besides)
 
-    if asked.method == "HEAD":
+    if way.looks:
         seen: Any = through.respond.peek(way.key, way.tags, load)
-        if seen is MISSING:
-            return marked(run(), "miss")
-        found = seen
-    else:
+        found = through.usable(way, seen)
+        if found is None and way.only:
+            return sent(UNSATISFIED)
+        if found is None and way.head:
+            return marked(run(), policy, forwarded("miss" if seen is MISSING else "request"))
+    if found is None:
         ask = through.respond.refresh if way.anew else through.respond
         try:
             found = ask(way.key, way.tags, load)
@@ -99,8 +95,11 @@ def respond(policy: ResponsePolicy, asked: Asked, run: Callable[[], Response]) -
     if found is None:
         if own.error is not None:
             raise own.error
-        return marked(own.response if own.ran else run(), "request" if way.anew else "miss")
-    told = answer(policy, asked, way, found, cache.world.clock(), made=own.kept)
+        return marked(own.response if own.ran else run(), policy, own.passed(way))
+    return sent(through.answer(own, way, asked, found))
+
+
+def sent(told: Answer) -> Response:
     response = Response(told.body, told.status)
     response.headers.clear()
     response.headers.extend(told.headers)
@@ -108,11 +107,7 @@ def respond(policy: ResponsePolicy, asked: Asked, run: Callable[[], Response]) -
 
 
 def asked_of(route: str) -> Asked:
-    headers: dict[str, str] = {}
-    for name, value in request.headers.items():
-        name = name.lower()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    query = tuple(request.args.items(multi=True))
+    query, headers = tuple(request.args.items(multi=True)), together(tuple(request.headers.items()))
     return Asked(request.method, route, request.view_args or {}, query, headers, request)
 
 
@@ -128,7 +123,11 @@ def said_by_the_session(private: bool) -> Iterable[tuple[str, str]]:
         yield "Vary", "Cookie"
 
 
-def marked(response: Response, why: str) -> Response:
-    """A response that was passed on, with the word why."""
-    response.headers.add(*passed(why))
+def marked(response: Response, policy: ResponsePolicy, status: str) -> Response:
+    """A response that was passed on, with its Cache-Status."""
+    for name, value in passed(policy, status):
+        if name == "vary":  # one header, for that is what Flask's session adds to
+            response.vary.update(value.split(", "))
+        else:
+            response.headers.add(name, value)
     return response

@@ -5,6 +5,7 @@ Annotations are values here, for they name what each app has made for itself.
 
 from typing import Annotated, Any
 
+import http_sf
 import httpx2 as httpx
 import pytest
 from cacheaside_fastapi import ClientSession, SessionCookie, lifespan, rate_limit
@@ -60,12 +61,50 @@ def test_a_key_tells_apart_who_is_limited() -> None:
     assert codes == [200, 429, 200]
 
 
+def fields(header: str) -> Any:
+    """A list of items with their parameters, by a parser that is not ours."""
+    return http_sf.parse(header.encode(), tltype="list")
+
+
 def test_several_limits_are_several_policies() -> None:
     """What is left is told of the one that was decisive."""
     limiter = RateLimiter(Cache("embedded://"), limits=[(10, 1), (100, 60)], name="api")
     headers = limit_headers(limiter, limiter.hit("ann", 4))
-    assert headers["RateLimit-Policy"] == '"api-1s";q=10;w=1, "api-60s";q=100;w=60'
-    assert headers["RateLimit"].startswith('"api-1s";r=6;t=')
+    policies = [("api-1s", {"q": 10, "w": 1}), ("api-60s", {"q": 100, "w": 60})]
+    assert fields(headers["RateLimit-Policy"]) == policies
+    assert fields(headers["RateLimit"]) == [("api-1s", {"r": 6, "t": 1})]
+
+
+@pytest.mark.parametrize("algorithm", ["sliding-log", "sliding-counter", "gcra"])
+def test_who_is_refused_is_told_of_one_time_only(algorithm: Any) -> None:
+    """A Retry-After before the end of the effective window would contradict it (section 6 of the draft)."""
+    clock = FakeClock()
+    limiter = RateLimiter(Cache("embedded://", clock=clock), 2, 60, algorithm, name="login")
+    for _ in range(2):
+        limiter.hit("ann")
+        clock.tick(10)
+    refused = limit_headers(limiter, limiter.hit("ann"))
+    ((name, left),) = fields(refused["RateLimit"])
+    assert (name, left["r"]) == ("login", 0)
+    assert left["t"] == int(refused["Retry-After"]) > 0
+    clock.tick(left["t"] - 1)
+    assert not limiter.hit("ann")
+    clock.tick(1 + 1e-5)  # times are told in whole seconds, counted in microseconds
+    assert limiter.hit("ann")
+
+
+@pytest.mark.parametrize("name", ['a"b', "Füße", "x" * 200, "a;b,c"])
+@pytest.mark.parametrize("window", [0.5, 1, 86400 * 365])
+def test_limits_are_told_in_structured_fields_whatever_their_name(name: str, window: float) -> None:
+    """The name is a string, the window whole seconds and never 0."""
+    limiter = RateLimiter(Cache("embedded://"), 5, window, name=name)
+    headers = limit_headers(limiter, limiter.hit("ann"))
+    ((policy, told),) = fields(headers["RateLimit-Policy"])
+    ((same, left),) = fields(headers["RateLimit"])
+    assert isinstance(policy, str)
+    assert policy == same
+    assert told == {"q": 5, "w": max(1, window)}
+    assert left == {"r": 4, "t": max(1, window)}
 
 
 def test_an_unknown_decision_tells_of_nothing_left() -> None:

@@ -472,6 +472,7 @@ async def test_a_cookie_reaches_only_him_it_was_made_for(kind: str) -> None:
         app = ResponseCacheMiddleware(inner, [("/page", {"ttl": 60})], cache=site.cache)
     answers = await together(app, "/page", 10, go_on)
     assert len({response.headers["set-cookie"] for response in answers}) == 10
+    assert sorted(map(status, answers)) == ["fwd=miss", *["fwd=miss; collapsed=?0"] * 9]
 
 
 @pytest.mark.parametrize("kind", ["decorator", "middleware"])
@@ -481,6 +482,7 @@ async def test_one_load_for_all_who_may_share_it(kind: str) -> None:
     async def read(request: Request) -> Response:
         site.calls.append(1)
         await go_on.wait()
+        site.clock.tick(1)
         return PlainTextResponse("page")
 
     if kind == "decorator":
@@ -492,6 +494,7 @@ async def test_one_load_for_all_who_may_share_it(kind: str) -> None:
     answers = await together(app, "/page", 10, go_on)
     assert {response.text for response in answers} == {"page"}
     assert len(site.calls) == 1
+    assert sorted(map(status, answers)) == [*["fwd=miss; collapsed"] * 9, "fwd=miss; stored"]
 
 
 def test_query_and_headers_poison_nothing(site: Site, client: TestClient) -> None:
@@ -521,7 +524,7 @@ def test_errors_are_not_stored_and_an_old_response_may_be_better(site: Site, cli
     site.clock.tick(61)
     old = client.get("/page")
     assert (old.status_code, old.json()) == (200, 1)
-    assert status(old) == "hit; ttl=-1"
+    assert status(old) == "fwd=stale; fwd-status=503; ttl=-1"
     site.cache.clear()
     assert client.get("/page").status_code == 500
     assert client.get("/page").json() == 4
@@ -638,6 +641,86 @@ def test_an_error_in_the_app_is_the_apps() -> None:
     )
     with TestClient(app) as client, pytest.raises(ZeroDivisionError):
         client.get("/x")
+
+
+async def test_nobody_waits_for_the_end_of_a_stream() -> None:
+    """It may have none: others get streams of their own at once, however long the first one takes."""
+    site, go_on = Site(), asyncio.Event()
+    begun: list[str] = []
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b""})
+
+    app = ResponseCacheMiddleware(endless, [("/events", {"ttl": 60})], cache=site.cache)
+
+    async def listen() -> None:
+        async def send(message: Any) -> None:
+            begun.extend(
+                value.decode() for name, value in message.get("headers", ()) if name == b"cache-status"
+            )
+
+        scope = {"type": "http", "method": "GET", "path": "/events", "query_string": b"", "headers": []}
+        await app(scope, None, send)  # type: ignore[arg-type]
+
+    tasks = []
+    for count in range(1, 4):
+        tasks.append(asyncio.create_task(listen()))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        site.clock.tick(3600)
+        assert len(begun) == count
+    go_on.set()
+    await asyncio.gather(*tasks)
+    assert begun == ["cacheaside; fwd=miss", *["cacheaside; fwd=bypass"] * 2]
+
+
+def test_an_app_that_breaks_off_is_heard_to_do_so() -> None:
+    """A server that hears nothing would take half a response for a whole one."""
+    site = Site()
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ZeroDivisionError
+
+    app = ResponseCacheMiddleware(broken, [("/x", {"ttl": 1})], cache=site.cache)
+    with pytest.raises(ZeroDivisionError):
+        TestClient(app).get("/x")
+
+
+async def test_what_is_sent_by_its_path_passes_through() -> None:
+    """An extension of ASGI: the server sends a file, and no body is ever seen."""
+    site, sent = Site(), []
+
+    async def file(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.pathsend", "path": "/etc/hostname"})
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    app = ResponseCacheMiddleware(file, [("/file", {"ttl": 60})], cache=site.cache)
+    scope = {"type": "http", "method": "GET", "path": "/file", "query_string": b"", "headers": []}
+    for _ in range(2):
+        await app(scope, None, send)  # type: ignore[arg-type]
+    assert sent == ["http.response.start", "http.response.pathsend"] * 2
+
+
+def test_what_a_template_tells_the_tests_client_is_no_part_of_the_response() -> None:
+    """Starlette sends it first, to a client that asks for it."""
+    site = Site()
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.debug", "info": {"template": "t", "context": {}}})
+        await PlainTextResponse("page")(scope, receive, send)
+
+    app = ResponseCacheMiddleware(page, [("/page", {"ttl": 60})], cache=site.cache)
+    client = TestClient(app)
+    assert [client.get("/page").text for _ in range(2)] == ["page", "page"]
+    assert "hit" in status(client.get("/page"))
 
 
 # ---------------------------------------------------------------------------- bad input
