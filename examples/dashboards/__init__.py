@@ -1,0 +1,1 @@
+"""Grafana dashboards, Prometheus rules, and containers that show them; ``docs/how-to/dashboards.md``."""
