@@ -12,7 +12,7 @@ from cacheaside.cli.findings import EXAMINATIONS, Finding, examined
 from cacheaside.cli.options import PREFIX, Json, Prefix, Url, endpoint_of, opened, servers
 from cacheaside.cli.output import Tell, console, print_json, progress
 from cacheaside.cli.probes import Level
-from cacheaside.errors import StoreUnavailable
+from cacheaside.errors import ConfigError, StoreUnavailable
 
 CODES: Final[dict[Level, int]] = {"ok": 0, "note": 0, "warning": 1, "error": 2}
 STYLES: Final[dict[Level, str]] = {
@@ -57,3 +57,8 @@ def findings(url: str | None, prefix: str, tell: Tell) -> Iterator[Finding]:
             "check the user name and the password in the URL" if refused else
             "see whether the server runs, and whether a firewall or TLS stands in between",
         )  # fmt: skip
+    except (
+        ConfigError
+    ) as error:  # told by the first connection: too old, or of another kind than the URL says
+        old = "needs Redis" in str(error)
+        yield Finding("error", "server", str(error), "use a newer server" if old else "correct the URL")

@@ -18,8 +18,9 @@ import pytest
 from msgspec import Struct
 from typer.testing import CliRunner, Result
 
-from cacheaside import Cache
+from cacheaside import Cache, connection
 from cacheaside.cli import make_app, output
+from cacheaside.connection import parse_info
 from cacheaside.testing import ClusterServer, Server
 from cacheaside.toolkit import SessionStore
 
@@ -298,6 +299,25 @@ def test_a_server_that_does_not_answer_is_an_error() -> None:
     assert "s3cret-word" not in told.output
 
 
+def test_a_server_of_another_kind_than_the_url_says_is_a_finding(cluster: ClusterServer) -> None:
+    url = cluster.url.replace("redis+cluster://", "redis://").split(",")[0]
+    told = runner(url)("doctor", "--json")
+    assert told.exit_code == 2
+    assert "is a node of a cluster: write redis+cluster://" in findings(told)["server"]["what"]
+    assert findings(told)["server"]["remedy"] == "correct the URL"
+
+
+def test_a_server_that_is_too_old_is_a_finding(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "parse_info", lambda said: parse_info({"redis_version": "6.2.14"}))
+    told = run("doctor", "--json")
+    assert told.exit_code == 2
+    (found,) = json.loads(told.stdout)
+    assert found == {
+        "level": "error", "about": "server", "what": "needs Redis >= 7.0 or Valkey; this is 6.2.14",
+        "remedy": "use a newer server",
+    }  # fmt: skip
+
+
 def test_what_the_user_may_not_do_is_found_with_the_rule_that_helps() -> None:
     with Server(password="s3cret-word") as server, server.client() as admin:
         admin.execute_command(
@@ -378,11 +398,26 @@ def test_bench_measures_beside_a_bare_get_and_leaves_nothing(run: Run, one_serve
         assert [key for key in client.scan_iter("*") if not key.startswith(b"{")] == []
 
 
-def test_long_work_has_a_progress_bar_on_a_terminal(blog: Cache, one_redis_url: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "bar"),
+    [
+        ("stats", "keys looked at"),
+        ("keys posts", "keys"),
+        ("invalidate --yes --pattern posts:*", "keys of posts:* dropped"),
+        ("doctor", "examinations"),
+        ("bench --seconds 0.1", "measuring"),
+    ],
+)
+def test_long_work_has_a_progress_bar_on_a_terminal(
+    blog: Cache, one_redis_url: str, words: str, bar: str
+) -> None:
+    """On standard error: what is printed for programs stays whole."""
     environment = {"CACHEASIDE_URL": one_redis_url, "TTY_COMPATIBLE": "1", "COLUMNS": "100"}
-    told = CliRunner(env=environment).invoke(make_app(), ["stats", "--prefix", "blog", "--json"])
-    assert "keys looked at" in told.stderr
-    assert json.loads(told.stdout)["survey"]["looked"] == 19
+    typed = [*words.split(), "--prefix", "blog", "--json"]
+    told = CliRunner(env=environment).invoke(make_app(), typed)
+    assert told.exit_code == 0
+    assert f"{bar} \x1b" in told.stderr or f"{bar} ━" in told.stderr
+    assert json.loads(told.stdout)
 
 
 # ---------------------------------------------------------------------------- top

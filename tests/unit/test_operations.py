@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from cacheaside import MISSING, Cache, CodecError, InvalidationNotAcknowledged, StoreUnavailable
-from cacheaside.engine.commands import Claim, Invalidate
+from cacheaside.engine.commands import Claim, Fetch, Invalidate
 
 Do = Callable[..., Awaitable[Any]]
 
@@ -397,6 +398,10 @@ async def test_explain_says_in_words_what_a_read_would_find(do: Do, any_cache: C
     words = await do("explain", "n:k")
     for part in ("n:k", "10.0 s old", "fresh for 50.0 s", "tag t valid"):
         assert part in words
+    (token,) = re.findall(r"tag t valid \(([0-9a-f]+)\)", words)
+    (stored,) = any_cache.store.perform(Fetch((any_cache.world.keys.token("t"),)))
+    assert len(token) == 8
+    assert stored.hex().endswith(token)
     await do("invalidate", tags=["t"])
     assert "tag t invalidated" in await do("explain", "n:k")
     await do("invalidate", tags=["t"], hold=10)
