@@ -183,7 +183,8 @@ class Cache(Operations):
         remote: RemoteStore | None = cluster
         if self.endpoint is None or cluster is not None:
             present = Weakly(self._present_store)
-            self.link = OwnStoreLink(present, self.world, self.events, self.driver.timeout)
+            gates = cluster.gates if cluster is not None else None
+            self.link = OwnStoreLink(present, self.world, self.events, self.driver.timeout, gates)
         else:
             self.link = Link(self.endpoint, self.world, mode, self.events, index_limit)
             remote = self.link.store

@@ -16,6 +16,7 @@ from typing import Any
 
 from cacheaside.breaker import Breaker
 from cacheaside.connection import ServerFacts, aconnect, connect
+from cacheaside.engine.commands import Fetch
 from cacheaside.engine.drive import Driver
 from cacheaside.engine.replay import replay
 from cacheaside.entry import NO_INCARNATION
@@ -25,6 +26,7 @@ from cacheaside.incarnation import LEFT, FailoverMode, Lineage, Verdict
 from cacheaside.recovery import Recovery
 from cacheaside.redaction import in_words
 from cacheaside.sentinels import SentinelWatch
+from cacheaside.stores.gates import Gates
 from cacheaside.stores.memory import NearCache
 from cacheaside.stores.redis import RedisStore
 from cacheaside.ties import Ties
@@ -167,17 +169,30 @@ class Link:
     def a_key(self) -> str:
         return self.world.keys.token("ping")
 
+    def ask(self, store: RedisStore) -> None:
+        """See whether it serves reads."""
+        store.perform(Fetch((self.a_key(),)))
+
     def replay(self, store: Any) -> int:
         """Send all that is owed; how much it was."""
         return Driver(timeout=self.endpoint.wait).run(replay(self.world, self.near), store)
 
 
 class OwnStoreLink:
-    """The same for a store that is not Redis: there is nothing to connect to, and it may fail all the
-    same."""
+    """The same for a store that has its own connections, or none, and may fail all the same: a cluster, or
+    one that is not Redis.
+
+    Args:
+        gates: which servers of a cluster are away.
+    """
 
     def __init__(
-        self, store: Callable[[], Any], world: ProcessWorld, events: Events, timeout: float | None = None
+        self,
+        store: Callable[[], Any],
+        world: ProcessWorld,
+        events: Events,
+        timeout: float | None = None,
+        gates: Gates | None = None,
     ) -> None:
         self._driver = Driver(timeout=timeout)
         self.world = world
@@ -185,7 +200,9 @@ class OwnStoreLink:
         self.events = events
         self.near: NearCache | None = None
         self.recovery = Recovery(self)
-        self.breaker = Breaker(lambda _: None, limit=math.inf)
+        self.breaker: Breaker | Gates = Breaker(lambda _: None, limit=math.inf)
+        if gates is not None:
+            self.breaker, gates.wake = gates, self.recovery.wake
         self.journal.wake = self.recovery.wake
         self.reach = store
         self.doubted = False
@@ -195,13 +212,20 @@ class OwnStoreLink:
         self.recovery.close()
 
     def still(self, error: Exception) -> None:
-        """There is no breaker to say it."""
+        """A cluster's servers say it, each at its gate."""
 
     def leave(self, store: Any) -> None:
         """It is the cache's, and stays open."""
 
     def a_key(self) -> str:
         return self.world.keys.token("ping")
+
+    def ask(self, store: Any) -> None:
+        """See whether it serves reads; of a cluster, which servers do."""
+        if isinstance(self.breaker, Gates):
+            store.look_again()
+        else:
+            store.perform(Fetch((self.a_key(),)))
 
     def replay(self, store: Any) -> int:
         return self._driver.run(replay(self.world, self.near), store)

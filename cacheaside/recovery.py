@@ -15,8 +15,6 @@ import threading
 import weakref
 from typing import Any, Final, Protocol
 
-from cacheaside.breaker import Breaker
-from cacheaside.engine.commands import Fetch
 from cacheaside.errors import StoreUnavailable
 from cacheaside.events import Events
 from cacheaside.fork import renew_after_fork
@@ -28,10 +26,20 @@ LAST: Final = 1.0
 END_WITHIN: Final = 3.0
 
 
+class Gate(Protocol):
+    """The breaker, or those of all servers of a cluster."""
+
+    @property
+    def open(self) -> bool: ...
+    def close(self) -> bool: ...
+
+
 class Link(Protocol):
     """What recovery works on; it is not kept alive by the thread."""
 
-    breaker: Breaker
+    @property
+    def breaker(self) -> Gate: ...
+
     journal: Journal
     events: Events
     doubted: bool
@@ -50,9 +58,8 @@ class Link(Protocol):
         """Send all that is owed; how much it was. Raises StoreUnavailable, with some of it still owed."""
         ...
 
-    def a_key(self) -> str:
-        """A key to read, to see whether reads are served."""
-        ...
+    def ask(self, store: Any) -> None:
+        """See whether reads are served. Raises StoreUnavailable if they are not."""
 
 
 class Recovery:
@@ -130,7 +137,7 @@ class Recovery:
     def _attempt(self, link: Link, store: Any) -> bool:
         """Whether Redis is back and nothing is owed any more."""
         try:
-            store.perform(Fetch((link.a_key(),)))
+            link.ask(store)
         except StoreUnavailable as error:
             if not error.answered:
                 link.still(error)

@@ -16,7 +16,7 @@ class Health(Struct, frozen=True):
     """How a process stands with its store."""
 
     ok: bool
-    """Whether it is asked: false while it is known to be away."""
+    """Whether it is asked: false while it, or a server of a cluster, is known to be away."""
     away: float
     """Seconds since it went away, 0 while it is there."""
     trouble: str

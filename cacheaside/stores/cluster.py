@@ -15,15 +15,17 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
+from cacheaside.breaker import is_outage
 from cacheaside.connection import ServerFacts, fields
 from cacheaside.engine.commands import Confirm, Fetch, Scan
 from cacheaside.keys import RawKeys
 from cacheaside.stores.batching import Batcher
 from cacheaside.stores.encoding import Encoder, check, ours
+from cacheaside.stores.gates import Gates
 from cacheaside.stores.lines import Values
 from cacheaside.stores.nodes import AsyncNodes, Nodes
 from cacheaside.stores.redis import Remote, RemoteStore, patience
-from cacheaside.stores.routing import Pause, Route, beaten, dispatch, fetch, scan
+from cacheaside.stores.routing import Exchange, Pause, Route, beaten, dispatch, fetch, scan
 from cacheaside.stores.topology import Address, Topology
 
 T = TypeVar("T")
@@ -58,6 +60,7 @@ class ClusterStore(RemoteStore):
     ) -> None:
         super().__init__(**remote)
         self.topology = topology
+        self.gates = Gates(self._events)
         self._encode = Encoder(keys, self._has_ifeq, index_limit, sharded=True, rights=self.rights)
         self._connect = connect
         self._aconnect = aconnect
@@ -132,12 +135,24 @@ class ClusterStore(RemoteStore):
     def nodes(self) -> Nodes:
         """The servers as threads reach them."""
         if self._nodes is None:
-            self._nodes = self.connected()
+            self._nodes = self.connected(self.gates)
         return self._nodes
 
-    def connected(self) -> Nodes:
+    def connected(self, gates: Gates | None = None) -> Nodes:
         """The servers by connections of one's own."""
-        return Nodes(self._client(self._connect), self._again, self.topology.since)
+        return Nodes(gates, self._client(self._connect), self._again, self.topology.since)
+
+    def look_again(self) -> None:
+        """Ask the servers that are away, and open the gates of those that answer or have been replaced."""
+        shut, current = list(self.gates.shut), self.topology.primaries
+        asked = [address for address in shut if address in current]
+        nodes = self.connected()
+        try:
+            answers = nodes.exchange(Exchange({address: [("PING",)] for address in asked}))
+        finally:
+            nodes.close()
+        silent = [a for a, reply in answers.items() if isinstance(reply, Exception) or not_serving(reply[0])]
+        self.gates.open_all([address for address in shut if address not in silent])
 
     @property
     def loop(self) -> Loop:
@@ -148,7 +163,8 @@ class ClusterStore(RemoteStore):
             for ended in filter(None, [ref() for ref in self._loops.keyrefs()]):
                 if ended.is_closed():  # its connections hold it, and would stay open for ever
                     self._loops.pop(ended, None)
-            nodes = AsyncNodes(self._client(self._aconnect), self._again, self.topology.since)
+            client = self._client(self._aconnect)
+            nodes = AsyncNodes(self.gates, client, self._again, self.topology.since, self.timeout)
             loop = self._loops[running] = Loop(self.topology, nodes, self.timeout)
         return loop
 
@@ -235,6 +251,10 @@ async def adrive(route: Route[T], nodes: AsyncNodes) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
+
+
+def not_serving(reply: Any) -> bool:
+    return isinstance(reply, Exception) and is_outage(reply)
 
 
 def whole(values: list[Any]) -> Values:

@@ -16,7 +16,10 @@ from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from cacheaside.events import Events
+from cacheaside.stores.gates import Gates
 from cacheaside.stores.lines import packed
 from cacheaside.stores.routing import Call, Exchange
 from cacheaside.stores.topology import Address
@@ -73,10 +76,28 @@ class Ended(RedisConnectionError):
     """A connection was closed while it was not used, and carried nothing: that says nothing of its server."""
 
 
+class Failures:
+    """What went wrong in an exchange. Of several servers that were too late only the first is to blame: the
+    others were asked when the time was up."""
+
+    def __init__(self, gates: Gates) -> None:
+        self._gates = gates
+        self._began = time.monotonic()
+        self._late = False
+
+    def note(self, address: Address, error: Exception) -> Exception:
+        late = isinstance(error, (RedisTimeoutError, TimeoutError))
+        if not (late and self._late):
+            self._gates.failed(address, error, self._began)
+        self._late = self._late or late
+        return error
+
+
 class Nodes:
     """The servers of a cluster as threads reach them.
 
     Args:
+        gates: which servers are away; None asks all.
         connect: makes a client of one server.
         again: told what a server says of itself (the replies to ``WHO``) that an old connection leads to,
             before what it says else.
@@ -84,8 +105,13 @@ class Nodes:
     """
 
     def __init__(
-        self, connect: Callable[[Address], Any], again: Again, since: Callable[[Address], float]
+        self,
+        gates: Gates | None,
+        connect: Callable[[Address], Any],
+        again: Again,
+        since: Callable[[Address], float],
     ) -> None:
+        self._gates = gates if gates is not None else Gates(Events(None))
         self._connect = connect
         self._again = again
         self._since = since
@@ -98,23 +124,30 @@ class Nodes:
         """Send to all, then read from all: one round trip."""
         if self._pid != os.getpid():  # the parent goes on using its own
             self._kept, self._pid = {}, os.getpid()
+        gates = self._gates
         answers: dict[Address, Answer] = {}
+        if gates.shut:
+            exchange, answers = gates.pass_through(exchange)
         sent: list[tuple[Batch, Any]] = []
         again: list[Address] = []
+        failures = Failures(gates)
         try:
             for address in exchange.calls:
                 try:
                     sent.append(self._send(address, exchange))
                 except (RedisError, OSError) as error:
-                    answers[address] = error
+                    answers[address] = failures.note(address, error)
             while sent:
                 batch, line = sent[0]
                 try:
                     answers[batch.address] = self._read(batch, line)
+                    if batch.address in gates.failing:
+                        gates.answered(batch.address)
                 except (RedisError, OSError) as error:
-                    answers[batch.address] = error
                     if batch.kept and batch.harmless and isinstance(error, RedisConnectionError):
                         again.append(batch.address)
+                    else:
+                        answers[batch.address] = failures.note(batch.address, error)
                 sent.pop(0)
         except BaseException:
             for batch, line in sent:
@@ -124,7 +157,7 @@ class Nodes:
             try:
                 answers[address] = self._read(*self._send(address, exchange, fresh=True))
             except (RedisError, OSError) as error:
-                answers[address] = error
+                answers[address] = failures.note(address, error)
         return answers
 
     def client(self, address: Address) -> Any:
@@ -183,11 +216,18 @@ class Nodes:
 
 
 class AsyncNodes:
-    """``Nodes`` for one event loop."""
+    """``Nodes`` for one event loop, whose commands take ``timeout`` seconds at most."""
 
     def __init__(
-        self, connect: Callable[[Address], Any], again: Again, since: Callable[[Address], float]
+        self,
+        gates: Gates,
+        connect: Callable[[Address], Any],
+        again: Again,
+        since: Callable[[Address], float],
+        timeout: float,
     ) -> None:
+        self._gates = gates
+        self._patience = timeout / 2
         self._connect = connect
         self._again = again
         self._since = since
@@ -196,11 +236,14 @@ class AsyncNodes:
 
     async def exchange(self, exchange: Exchange) -> dict[Address, Answer]:
         """Ask all at once."""
+        refused: dict[Address, Answer] = {}
+        if self._gates.shut:
+            exchange, refused = self._gates.pass_through(exchange)
         addresses = list(exchange.calls)
         if len(addresses) == 1:
-            return {addresses[0]: await self._ask(addresses[0], exchange)}
+            return {addresses[0]: await self._ask(addresses[0], exchange), **refused}
         answers = await asyncio.gather(*(self._ask(address, exchange) for address in addresses))
-        return dict(zip(addresses, answers, strict=True))
+        return {**dict(zip(addresses, answers, strict=True)), **refused}
 
     def client(self, address: Address) -> Any:
         """A client of one server."""
@@ -217,19 +260,32 @@ class AsyncNodes:
             await client.aclose()
 
     async def _ask(self, address: Address, exchange: Exchange) -> Answer:
+        began = time.monotonic()
         try:
-            line, asked = take(self._kept, address)
-            if line is not None:
-                batch = Batch(address, exchange, asked, self._since(address))
-                try:
-                    return await self._through(line, batch)
-                except RedisConnectionError as error:
-                    if not (batch.harmless or isinstance(error, Ended)):
-                        raise
-            line = await self.client(address).connection_pool.get_connection()
-            return await self._through(line, Batch(address, exchange))
+            answer = await self._answer(address, exchange)
         except (RedisError, OSError) as error:
+            self._gates.failed(address, error, began)
             return error
+        except asyncio.CancelledError:
+            # Whoever asked gives up: the timers are his.
+            if time.monotonic() - began > self._patience:
+                self._gates.failed(address, TimeoutError("it does not answer"), began)
+            raise
+        if address in self._gates.failing:
+            self._gates.answered(address)
+        return answer
+
+    async def _answer(self, address: Address, exchange: Exchange) -> list[Any]:
+        line, asked = take(self._kept, address)
+        if line is not None:
+            batch = Batch(address, exchange, asked, self._since(address))
+            try:
+                return await self._through(line, batch)
+            except RedisConnectionError as error:
+                if not (batch.harmless or isinstance(error, Ended)):
+                    raise
+        line = await self.client(address).connection_pool.get_connection()
+        return await self._through(line, Batch(address, exchange))
 
     async def _through(self, line: Any, batch: Batch) -> list[Any]:
         replies: list[Any] = []

@@ -149,7 +149,7 @@ def redirected(topology: Topology, item: Item, error: Exception, address: Addres
     elif isinstance(error, NoScriptError):
         item.call = ("EVAL", item.call[1].text, *item.call[2:])
     elif isinstance(error, ClusterDownError):
-        topology.doubt()
+        return topology.down()
     else:
         # Keys of a slot that are here and there do not come together by waiting: see fetch.
         return isinstance(error, TryAgainError) and item.call[0] != "MGET"

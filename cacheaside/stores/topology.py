@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -13,6 +14,11 @@ Address = tuple[str, int]
 
 VISIT_EVERY: Final = 0.1
 """Seconds between two questions of one process to the cluster, at least: in trouble all threads have one."""
+
+DOWN_FOR: Final = 0.5
+"""Seconds that a cluster may say it is down before nobody waits any more for that to pass."""
+DOWN_NO_MORE: Final = 1.0
+"""Seconds without a word of it after which a cluster is taken to have been up."""
 
 
 @lru_cache(maxsize=1 << 15)
@@ -36,6 +42,7 @@ class Topology:
         self._next_visit = 0.0
         self._failed: dict[Address, float] = {}
         self._since: dict[Address, float] = {}
+        self._down_since = self._down_last = -math.inf
 
     def owner(self, slot: int) -> Address | None:
         return self._owners[slot]
@@ -74,6 +81,15 @@ class Topology:
         """A server did not answer."""
         self._failed[address] = self._tick()
         self.doubt()
+
+    def down(self) -> bool:
+        """A server said that the cluster is down; whether it may pass in a moment, as in a failover."""
+        now = self._tick()
+        if now - self._down_last > DOWN_NO_MORE:
+            self._down_since = now
+        self._down_last = now
+        self.doubt()
+        return now - self._down_since < DOWN_FOR
 
     def moved(self, slot: int, address: Address) -> None:
         """A server said that this slot is elsewhere; where one has moved there may be others."""
