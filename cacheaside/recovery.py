@@ -29,6 +29,9 @@ END_WITHIN: Final = 3.0
 class Gate(Protocol):
     """The breaker, or those of all servers of a cluster."""
 
+    answered: bool
+    """Whether the store has answered while it was open, and is being told what it has missed."""
+
     @property
     def open(self) -> bool: ...
     def close(self) -> bool: ...

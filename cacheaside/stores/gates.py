@@ -51,6 +51,7 @@ class Gates:
         self._opened: dict[Address, float] = {}
         self._was_open = False
         self.openings = 0
+        self.answered = False
 
     def after_fork(self) -> None:
         """A child has no thread that would open them: it finds out for itself."""
@@ -117,6 +118,11 @@ class Gates:
     def open(self) -> bool:
         """Whether a server is away."""
         return bool(self.shut)
+
+    @property
+    def state(self) -> str:
+        """``"open"`` while a server is away, else ``"closed"``."""
+        return "open" if self.shut else "closed"
 
     @property
     def last(self) -> str:
