@@ -66,7 +66,7 @@ class Gates:
         calls = {address: calls for address, calls in exchange.calls.items() if address not in refused}
         return replace(exchange, calls=calls), dict(refused)
 
-    def answered(self, address: Address) -> None:
+    def served(self, address: Address) -> None:
         """A server that failed before has answered."""
         with self._lock:
             self.failing.pop(address, None)

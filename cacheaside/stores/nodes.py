@@ -142,7 +142,7 @@ class Nodes:
                 try:
                     answers[batch.address] = self._read(batch, line)
                     if batch.address in gates.failing:
-                        gates.answered(batch.address)
+                        gates.served(batch.address)
                 except (RedisError, OSError) as error:
                     if batch.kept and batch.harmless and isinstance(error, RedisConnectionError):
                         again.append(batch.address)
@@ -272,7 +272,7 @@ class AsyncNodes:
                 self._gates.failed(address, TimeoutError("it does not answer"), began)
             raise
         if address in self._gates.failing:
-            self._gates.answered(address)
+            self._gates.served(address)
         return answer
 
     async def _answer(self, address: Address, exchange: Exchange) -> list[Any]:
