@@ -24,6 +24,7 @@ from .models import Base, Writes
 
 P = ParamSpec("P")
 T = TypeVar("T")
+M = TypeVar("M", bound=Base)
 
 PAGE: Final = 10
 
@@ -32,6 +33,12 @@ class Snapshot(Session):
     """A session whose ``version`` is the number of the last write that it sees, or its own."""
 
     version: int = 0
+
+    def made(self, row: M) -> M:
+        """Add a row and have it numbered; what it looks like now."""
+        self.add(row)
+        self.flush()
+        return row
 
 
 class Database:

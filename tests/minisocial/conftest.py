@@ -61,9 +61,15 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> str:
-    """The URL of an empty one; a module that asks for more databases overrides this."""
-    return f"sqlite:///{tmp_path / 'site.db'}"
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty one: SQLite, or what an indirect parameter names."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite:///{tmp_path / 'site.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()
+
+
+on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
-from .conftest import PASSWORD, Site
-from .postgres import Postgres
+from .conftest import PASSWORD, Site, on_both
 
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Every flow, on both."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'site.db'}"
-    server: Postgres = request.getfixturevalue("postgres")
-    return server.database()
+pytestmark = on_both
 
 
 def test_an_account_is_registered_once_and_opened_by_its_password(site: Site) -> None:

@@ -102,16 +102,16 @@ def test_an_open_loop_does_not_wait_for_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind"), [("on", "sqlite"), ("l2", "sqlite"), ("off", "sqlite"), ("on", "postgresql")]
+    ("mode", "database"),
+    [("on", "sqlite"), ("l2", "sqlite"), ("off", "sqlite"), ("on", "postgresql")],
+    indirect=["database"],
 )
 def test_two_workers_under_load_answer_nothing_stale_or_wrong(
-    one_redis_url: str, database: str, mode: Any, kind: str, request: pytest.FixtureRequest
+    one_redis_url: str, database: str, mode: Any
 ) -> None:
     """Every answer is held against what was acknowledged; L1 has its share where it is on."""
-    if kind == "postgresql":
-        database = request.getfixturevalue("postgres").database()
     graph = generate(users=40, each=5)
-    settings = settings_for(database, one_redis_url, f"load-{kind}", 0.0)
+    settings = settings_for(database, one_redis_url, f"load-{database.partition(':')[0]}", 0.0)
     fill(settings, graph)
     tally = phase(in_mode(settings, mode), graph, 2.0, write_share=0.2)
     assert (tally.stale, tally.wrong, tally.failed) == (0, 0, 0), tally.first_problem

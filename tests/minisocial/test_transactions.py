@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +13,9 @@ from examples.minisocial.models import User
 from examples.minisocial.services import Services
 from examples.minisocial.settings import Settings
 
-from .postgres import Postgres
+from .conftest import on_both
 
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'site.db'}"
-    server: Postgres = request.getfixturevalue("postgres")
-    return server.database()
+pytestmark = on_both
 
 
 @pytest.fixture

@@ -59,9 +59,7 @@ class Auth:
         if session.scalar(select(User.id).where(User.email == email)) is not None:
             session.rollback()
             return None
-        user = User(email=email, name=name, password=hashed)
-        session.add(user)
-        session.flush()
+        user = session.made(User(email=email, name=name, password=hashed))
         return Change(session.version, (f"user:{user.id}",), user.id)
 
 

@@ -89,9 +89,9 @@ class Media:
             if collection is None or collection.owner_id != owner_id:
                 session.rollback()
                 return None
-        file = File(owner_id=owner_id, name=name, kind=kind, size=size, collection_id=collection_id)
-        session.add(file)
-        session.flush()
+        file = session.made(
+            File(owner_id=owner_id, name=name, kind=kind, size=size, collection_id=collection_id)
+        )
         return Change(session.version, showing(file), file.id)
 
     @writes
@@ -107,9 +107,7 @@ class Media:
     @writes
     @invalidates(tags=changed)
     def collect(self, session: Snapshot, owner_id: int, title: str) -> Change:
-        collection = Collection(owner_id=owner_id, title=title)
-        session.add(collection)
-        session.flush()
+        collection = session.made(Collection(owner_id=owner_id, title=title))
         return Change(session.version, (f"collection:{collection.id}",), collection.id)
 
 

@@ -82,9 +82,7 @@ class Messages:
     @writes
     @invalidates(tags=changed)
     def start(self, session: Snapshot, title: str, people: Collection[int]) -> Change:
-        conversation = Conversation(title=title)
-        session.add(conversation)
-        session.flush()
+        conversation = session.made(Conversation(title=title))
         number = conversation.id
         rows = [{"conversation_id": number, "user_id": user} for user in sorted(set(people))]
         session.execute(insert(Participant), rows)
@@ -99,9 +97,7 @@ class Messages:
         if sender_id not in participants:
             session.rollback()
             return None
-        message = Message(conversation_id=conversation_id, sender_id=sender_id, body=body)
-        session.add(message)
-        session.flush()
+        message = session.made(Message(conversation_id=conversation_id, sender_id=sender_id, body=body))
         return Change(session.version, shown_to(conversation_id, participants), message.id)
 
 

@@ -133,9 +133,7 @@ class Posts:
     @writes
     @invalidates(tags=changed)
     def create(self, session: Snapshot, author_id: int, body: str) -> Change:
-        post = Post(author_id=author_id, body=body)
-        session.add(post)
-        session.flush()
+        post = session.made(Post(author_id=author_id, body=body))
         return Change(session.version, (f"post:{post.id}", *feeds_with(session, author_id)), post.id)
 
     @writes
@@ -167,9 +165,7 @@ class Posts:
         if session.get(Post, post_id) is None:
             session.rollback()
             return None
-        comment = Comment(post_id=post_id, author_id=author_id, body=body)
-        session.add(comment)
-        session.flush()
+        comment = session.made(Comment(post_id=post_id, author_id=author_id, body=body))
         return Change(session.version, (f"post:{post_id}",), comment.id)
 
     @writes
