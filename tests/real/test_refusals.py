@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from cacheaside.events import Event
 from cacheaside.testing import ClusterServer, ReplicaSet, Server
 from cacheaside.testing.servers import wait_until
 from tests.conftest import SERVERS
+from tests.real.replies import INFO as REPLIES_TO_INFO
 from tests.real.replies import Says
 
 FAST: dict[str, Any] = {"timeout": 1, "invalidation_timeout": 0.05}
@@ -180,6 +182,26 @@ def test_whatever_a_server_says_calls_are_answered_by_their_functions(reply: str
             assert row.get() == row.version
         assert cache.get("rows:row", "missing") == "missing"
         assert cache.set("rows:row", 1) is False
+
+
+@pytest.mark.parametrize("word", ["MOVED", "ASK"])
+def test_servers_that_send_us_to_each_other_are_not_followed_for_ever(word: str) -> None:
+    info = REPLIES_TO_INFO.replace("standalone", "cluster")
+    with Says("", INFO=f"${len(info)}\r\n{info}") as one, Says("", INFO=f"${len(info)}\r\n{info}") as other:
+        for server, next_one in ((one, other), (other, one)):
+            server.reply = f"-{word} 3999 127.0.0.1:{next_one.port}"
+            server.handshake["CLUSTER"] = f"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{one.port}"
+        url = f"redis+cluster://127.0.0.1:{one.port}?protocol=2"
+        with Cache(url, timeout=1, invalidation_timeout=0.05, l1_window=None) as cache:
+            row = Row(cache)
+            for row.version in range(5):
+                before = len(one.asked) + len(other.asked)
+                began = time.monotonic()
+                assert row.get() == row.version
+                asked = len(one.asked) + len(other.asked) - before
+                assert 2 <= asked < 100
+                assert time.monotonic() - began < 1.2
+            assert not cache.invalidate(tags=["rows"])
 
 
 @servers_of_each_kind
