@@ -50,7 +50,8 @@ MESSAGES: Final = {
 }
 """Counters of brokers, with the outcome that they stand for."""
 
-STATES: Final[dict[Any, Any]] = {"closed": 0, "half-open": 1, "open": 2}
+STATES: Final[dict[Any, Any]] = {False: 0, True: 1, "closed": 0, "half-open": 1, "open": 2}
+"""What stands for a number; OTLP's encoder refuses a boolean, and with it all that was read at the time."""
 
 COUNTERS: Final = {
     "cacheaside.load.errors": ("errors", "1", "Decorated functions that raised."),

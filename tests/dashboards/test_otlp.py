@@ -18,8 +18,9 @@ from cacheaside.testing import Server
 from examples.demo.graph import generate
 from examples.minisocial import telemetry
 from examples.minisocial.demo import fill, served, settings_for
+from examples.minisocial.workers import serving
 
-from .receiver import ERROR, OK, Received, receiving
+from .receiver import ERROR, OK, Metric, Received, receiving
 
 FRESH, WRITTEN, FAILED, *AGAIN = (f"{n:032x}" for n in range(1, 9))
 """Ids of traces."""
@@ -142,6 +143,36 @@ def test_processes_say_who_they_are(asked: Asked) -> None:
     instances = {one["service.instance.id"] for one in asked.received.resources}
     assert len(instances) == 2
     assert all(re.fullmatch(r"[0-9a-f-]{36}", one) for one in instances)
+
+
+def collector_s_name(metric: Metric, unit: str) -> str:
+    """As the collector's Prometheus exporter names it: ``normalizeName`` of prometheus/otlptranslator."""
+    tokens = re.findall(r"[a-zA-Z0-9:]+", metric.name)
+    suffix = {"s": "seconds", "By": "bytes"}.get(unit, "")
+    if suffix and suffix not in tokens:
+        tokens.append(suffix)
+    if metric.monotonic:
+        tokens = [token for token in tokens if token != "total"] + ["total"]
+    elif unit == "1" and metric.kind == "gauge":
+        tokens.append("ratio")
+    return "_".join(tokens)
+
+
+def test_collector_and_python_exporter_agree_on_names(
+    asked: Asked, one_redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once ``collector.yaml`` has taken the unit 1 away; with it, gauges would be called ratios."""
+    metrics = [one for one in asked.received.metrics.values() if one.name.startswith("cacheaside.")]
+    by_collector = {collector_s_name(one, one.unit if one.unit != "1" else "") for one in metrics}
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "prometheus")
+    settings = settings_for(f"sqlite:///{tmp_path / 'site.db'}", one_redis_url, "names", 0.0)
+    with serving(settings, 1) as (port,), closing(HTTPConnection("127.0.0.1", port)) as connection:
+        for path in ("/users/1", "/metrics"):
+            connection.request("GET", path)
+            text = connection.getresponse().read().decode()
+    by_python = set(re.findall(r"^# TYPE (cacheaside_\w+)", text, re.MULTILINE))
+    assert by_collector == by_python
+    assert any(collector_s_name(one, one.unit).endswith("_ratio") for one in metrics)
 
 
 def test_without_variables_nothing_is_set_up() -> None:
