@@ -137,7 +137,7 @@ class Away:
         self.states: list[str] = []
         self.answers = self.takes = False
 
-    def perform(self, command: Any) -> None:
+    def ask(self, store: Any) -> None:
         self.states.append(self.breaker.state)
         if not self.answers:
             raise StoreUnavailable("away")
@@ -149,9 +149,6 @@ class Away:
         return 0
 
     def still(self, error: Exception) -> None: ...
-
-    def a_key(self) -> str:
-        return "k"
 
     def attempt(self) -> list[str]:
         """What the breaker was at each step, and in the end."""
