@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from inspect import iscoroutinefunction
@@ -86,6 +86,10 @@ class ResponsePolicy:
     groups: bool
     passes: dict[str, float] = field(default_factory=dict[str, float], compare=False, repr=False)
 
+    def varied(self, headers: Iterable[str]) -> ResponsePolicy:
+        """The same, for an endpoint that is known to read these headers."""
+        return replace(self, vary=tuple(sorted({*self.vary, *map(_header_name, headers)})), passes={})
+
     @property
     def stales(self) -> bool:
         """Whether a response may be sent when it is fresh no more."""
@@ -154,6 +158,7 @@ class Asked:
         route: what names the endpoint, such as where it is mounted and its path template; part of the key.
         request: what ``identity`` and ``tags`` are called with.
         headers: by lower-case name; several of one name are joined by commas.
+        origin: scheme, host and port that were asked.
     """
 
     method: str
@@ -162,6 +167,7 @@ class Asked:
     query: Pairs
     headers: Mapping[str, str]
     request: Any
+    origin: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -229,6 +235,7 @@ def key_of(policy: ResponsePolicy, asked: Asked, user: str | None) -> str:
         sorted(query, key=lambda pair: pair[0]),  # stable: repeated names keep their order
         [(name, asked.headers.get(name)) for name in policy.vary],
         user,
+        asked.origin.lower(),  # what stands in links may come from there
     )
     digest = blake2b(msgspec.msgpack.encode(parts), digest_size=16).hexdigest()
     return f"{escape(asked.route)}:{digest}"

@@ -28,6 +28,7 @@ from cacheaside.http import (
     together,
 )
 from cacheaside.responses import NotStored, responses
+from cacheaside_fastapi.headers import headers_read
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,17 +44,19 @@ def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[F], F]:
     """Cache the response of an endpoint, in the cache of the app's lifespan; goes below the route decorator.
 
     Dependencies run at every request, so whoever may not see the response is stopped as ever; a hit spares
-    the endpoint and the serialisation. Options: see ``cacheaside.http.ResponsePolicy``.
+    the endpoint and the serialisation. Options: see ``cacheaside.http.ResponsePolicy``. A header that the
+    endpoint, or what is injected into it, takes as a parameter need not be named in ``vary``.
 
     Raises ConfigError where the decorator stands.
     """
-    policy = ResponsePolicy.of(options)
+    given_policy = ResponsePolicy.of(options)
 
     def decorate(endpoint: F) -> F:
         if inspect.isgeneratorfunction(endpoint) or inspect.isasyncgenfunction(endpoint):
             raise ConfigError(
                 f"@cache_response on {endpoint.__qualname__}: it streams, and what streams is not stored"
             )
+        policy = given_policy.varied(headers_read(endpoint, credentials=given_policy.identity is None))
         signature, names, hidden = with_parameters(endpoint)
 
         @functools.wraps(endpoint)
@@ -242,7 +245,10 @@ def cache_of(request: HTTPConnection) -> Cache:
 
 def asked_of(request: Request, route: str) -> Asked:
     query, headers = request.query_params.multi_items(), together(request.headers.items())
-    return Asked(request.method, route, request.path_params, query, headers, request)
+    url = request.url
+    return Asked(
+        request.method, route, request.path_params, query, headers, request, f"{url.scheme}://{url.netloc}"
+    )
 
 
 def pairs(headers: RawHeaders) -> Headers:

@@ -108,7 +108,8 @@ def sent(told: Answer) -> Response:
 
 def asked_of(route: str) -> Asked:
     query, headers = tuple(request.args.items(multi=True)), together(tuple(request.headers.items()))
-    return Asked(request.method, route, request.view_args or {}, query, headers, request)
+    origin = f"{request.scheme}://{request.host}"
+    return Asked(request.method, route, request.view_args or {}, query, headers, request, origin)
 
 
 def said_by_the_session(private: bool) -> Iterable[tuple[str, str]]:

@@ -119,13 +119,13 @@ def site(request: pytest.FixtureRequest) -> Iterator[Open]:
         if isinstance(client, TestClient):
             clients.append(client.__enter__())
 
-        def ask(method: str, **headers: str) -> Answer:
+        def ask(method: str, query: str = "", **headers: str) -> Answer:
             named: Any = {name.replace("_", "-"): value for name, value in headers.items()}
             if clients:  # which would send text as ASCII
                 named = {name: value.encode("latin-1") for name, value in named.items()}
-                got: Any = client.request(method, "/page", headers=named)
+                got: Any = client.request(method, f"/page{query}", headers=named)
             else:
-                got = client.open("/page", method=method, headers=named)
+                got = client.open(f"/page{query}", method=method, headers=named)
             told: dict[str, str] = {}
             for name, value in got.headers.items():
                 told[name.lower()] = f"{told[name.lower()]}, {value}" if name.lower() in told else value
@@ -365,6 +365,39 @@ def test_without_a_date_of_its_own_a_response_is_no_older_than_another(site: Ope
     one = site()
     one.get()
     assert one.get(If_Modified_Since=EVENING).status == 200
+
+
+# ---------------------------------------------------------------------------- the key (RFC 9111, 2)
+
+
+@pytest.mark.parametrize("who", ["Cookie", "Authorization"])
+def test_whoever_says_who_he_is_gets_nothing_stored_and_leaves_nothing(site: Open, who: str) -> None:
+    one = site()
+    assert [one.get(**{who: name}).body for name in ("ada", "bob", "ada")] == ["1", "2", "3"]
+    assert [one.get().body, one.get().body] == ["4", "4"]
+    assert one.get(**{who: "ada"}).body == "5"
+
+
+def test_another_host_has_responses_of_its_own(site: Open) -> None:
+    """Links in a page come from what the client calls the host, and tenants may be told apart by it."""
+    one = site()
+    hosts = ("evil.example", "shop.example", "shop.example:8080", "Shop.Example", "evil.example")
+    assert [one.get(Host=host).body for host in hosts] == ["1", "2", "3", "2", "1"]
+
+
+def test_the_order_of_a_query_matters_only_within_a_name(site: Open) -> None:
+    one = site()
+    asked = ("?a=1&b=2", "?b=2&a=1", "?a=1&a=2", "?a=2&a=1", "?a=1", "?a", "?a=", "")
+    assert [one.ask("GET", asking).body for asking in asked] == ["1", "1", "2", "3", "4", "5", "5", "6"]
+
+
+def test_a_request_that_is_safe_invalidates_no_group(site: Open) -> None:
+    """Whatever the response says (RFC 9875, 3)."""
+    one = site()
+    one.cache.set("n:k", 1, tags=["others"])
+    one.headers = {"Cache-Group-Invalidation": '"others"'}
+    one.get(), one.get(), one.get(Cookie="a=b"), one.ask("HEAD")
+    assert one.cache.exists("n:k")
 
 
 # ---------------------------------------------------------------------------- other caches
