@@ -141,9 +141,10 @@ class Channel:
         return self.listener.epoch
 
     @property
-    def horizon_age(self) -> float:
-        """Seconds since the newest heartbeat that has come back was sent."""
-        return self._tick() - (self._near.horizon - self.window)
+    def horizon_age(self) -> float | None:
+        """Seconds since the newest heartbeat that has come back was sent; None before the first."""
+        heard = self.listener.heard
+        return None if heard is None else self._tick() - heard
 
     @property
     def propagation(self) -> dict[str, float | None]:

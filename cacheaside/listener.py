@@ -65,12 +65,7 @@ class Listener:
         self._sent: dict[bytes, tuple[float, int]] = {}
         self._newest = [-math.inf]
         self._beats = 0
-        self.trips = 0
-        """Heartbeats that have come back."""
-        self.trip_seconds = 0.0
-        """How long they were on their way, together."""
-        self.lag: float | None = None
-        """How long the last of them was; None before the first."""
+        self._forget_trips()
         self._lock = threading.Lock()
         self._proofs: dict[str, tuple[Future[bool], int]] = {}
         self._fills: OrderedDict[str, tuple[Future[bool], float]] = OrderedDict()
@@ -81,6 +76,17 @@ class Listener:
         self._lock = threading.Lock()
         self.up = False
         self._proofs, self._fills = {}, OrderedDict()
+        self._forget_trips()
+
+    def _forget_trips(self) -> None:
+        self.trips = 0
+        """Heartbeats that have come back."""
+        self.trip_seconds = 0.0
+        """How long they were on their way, together."""
+        self.lag: float | None = None
+        """How long the last of them was; None before the first."""
+        self.heard: float | None = None
+        """When the newest of them was sent, on the line that is behind; None before that."""
 
     # -- what comes over the line
 
@@ -139,7 +145,10 @@ class Listener:
             self.trips += 1
             self.trip_seconds += self.lag
             self._newest[line] = max(self._newest[line], at)
-            self._near.horizon = max(self._near.horizon, min(self._newest) + self.window)
+            heard = min(self._newest)
+            self._near.horizon = max(self._near.horizon, heard + self.window)
+            if heard > -math.inf:
+                self.heard = heard
             return
         self._prove(name.decode("ascii", "replace"))
 

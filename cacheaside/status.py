@@ -46,7 +46,7 @@ def stats_of(cache: Flows) -> dict[str, Any]:
             "on": near is not None and cache.l1_entries > 0,
             "coherent": near is not None and near.coherent(cache.world.tick()),
             "epoch": cache.channel.epoch if cache.channel else 0,
-            "horizon_age": cache.channel.horizon_age if cache.channel else 0.0,
+            "horizon_age": cache.channel.horizon_age if cache.channel else None,
             "entries": len(near.entries) if near else 0,
             "bytes": near.size if near else 0,
             "evictions": near.evictions if near else 0,

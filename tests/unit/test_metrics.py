@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from cacheaside import Cache, metrics
 from cacheaside.breaker import Breaker
+from cacheaside.coherence import Channel
 from cacheaside.errors import StoreUnavailable
 from cacheaside.events import Events
 from cacheaside.journal import Journal
@@ -112,6 +114,39 @@ def test_stale_answers_and_errors_are_counted(cache: Cache, clock: FakeClock, me
     assert points["cacheaside.requests", "n", "l2", "stale"] == points["cacheaside.load.errors", "n"] == 1
 
 
+async def test_waits_and_their_time_are_counted(cache: Cache, measured: Measured) -> None:
+    go_on = asyncio.Event()
+
+    @cache.cached(ns="n", key="k")
+    async def slow() -> int:
+        await go_on.wait()
+        return 1
+
+    calls = [asyncio.create_task(slow()) for _ in range(3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert measured(cache)["cacheaside.flights",] == 1
+    cache.world.tick.tick(4.0)  # type: ignore[attr-defined]
+    go_on.set()
+    await asyncio.gather(*calls)
+    points = measured(cache)
+    assert points["cacheaside.requests", "n", "origin", "coalesced"] == points["cacheaside.waits", "n"] == 2
+    assert points["cacheaside.waits.duration", "n"] == pytest.approx(8.0)
+
+
+def test_l1_that_is_full_evicts(clock: FakeClock, measured: Measured) -> None:
+    with Cache("embedded://", l1_entries=2, clock=clock) as cache:
+
+        @cache.cached(ns="n", key="{id}")
+        def find(id: int) -> int:
+            return id
+
+        for id in range(5):
+            find(id)
+        points = measured(cache)
+        assert (points["cacheaside.entry.count",], points["cacheaside.evictions",]) == (2, 3)
+
+
 def test_an_invalidation_that_the_store_does_not_confirm_is_in_the_journal(
     clock: FakeClock, measured: Measured
 ) -> None:
@@ -201,11 +236,46 @@ def test_the_lag_is_the_trip_of_a_heartbeat_by_one_clock(clock: FakeClock) -> No
     listener.returned(name)
     listener.returned(b"somebody's proof")
     assert (listener.trips, listener.trip_seconds) == (2, pytest.approx(0.75))
+    listener.after_fork()
+    assert (listener.trips, listener.trip_seconds, listener.lag) == (0, 0.0, None)
+
+
+@pytest.mark.parametrize("alone", [None, 5.0])
+def test_the_horizon_ages_while_nothing_comes_back(clock: FakeClock, alone: float | None) -> None:
+    """Whatever L1 does meanwhile; of several lines by the one that is behind."""
+    channel = Channel(NoServers(), NearCache(10, 10_000, 1000), clock, 1.0, alone)
+    listener = channel.listener
+    listener.subscribing(2, lines=2)
+    assert listener.confirmed()
+    assert listener.confirmed()
+    first, second = (listener.beat(clock(), line) for line in range(2))
+    listener.returned(first)
+    assert channel.horizon_age is None
+    clock.tick(0.5)
+    listener.returned(second)
+    assert channel.horizon_age == pytest.approx(0.5)
+    listener.broken()
+    clock.tick(60)
+    assert channel.horizon_age == pytest.approx(60.5)
+
+
+class NoServers:
+    """A hub that nobody asks."""
+
+    publics: frozenset[bytes] = frozenset()
+
+    def subscribe(self, identity: str) -> list[Any]:
+        raise NotImplementedError
+
+    def beat(self, names: list[bytes]) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
 
 
 def test_without_a_channel_no_lag_is_told(cache: Cache, measured: Measured) -> None:
     points = measured(cache)
-    assert ("cacheaside.propagation.lag",) not in points
+    assert not {("cacheaside.propagation.lag",), ("cacheaside.coherence.horizon_age",)} & set(points)
     assert points["cacheaside.propagation.messages",] == points["cacheaside.propagation.duration",] == 0
 
 

@@ -107,11 +107,20 @@ async def test_a_miss_and_a_hit_in_the_store(any_cache: Cache, traced: Trace, pa
     }
 
 
-def test_a_hit_in_l1_makes_no_span(cache: Cache, traced: Trace) -> None:
-    find = post(cache)
-    find(1)
+async def test_a_hit_in_l1_makes_no_span(cache: Cache, traced: Trace, paint: Any, ask: Any) -> None:
+    """Nor does a batch that is all in L1."""
+    find = post(cache, paint)
+
+    @cache.cached_many(ns="many", key="{id}")
+    @paint
+    def many(ids: list[int]) -> dict[int, int]:
+        return {id: id for id in ids}
+
+    await ask(find(1)), await ask(many([1, 2]))
     traced.clear()
-    assert find(1) == 1
+    assert await ask(find(1)) == 1
+    assert await ask(many([2, 1])) == {2: 2, 1: 1}
+    assert cache.stats()["namespaces"]["many"]["hits_l1"] == 2
     assert traced.names == []
 
 
