@@ -170,7 +170,7 @@ class Away:
         self.journal = Journal(lambda: 0.0)
         self.events = Events(None)
         self.states: list[str] = []
-        self.answers = self.takes = False
+        self.answers = self.takes = self.doubted = False
 
     def ask(self, store: Any) -> None:
         self.states.append(self.breaker.state)
@@ -188,7 +188,7 @@ class Away:
     def attempt(self) -> list[str]:
         """What the breaker was at each step, and in the end."""
         self.states = []
-        Recovery(self)._attempt(self, self)  # type: ignore[arg-type]
+        Recovery(self)._attempt(self, None)
         return [*self.states, self.breaker.state]
 
 
