@@ -15,8 +15,8 @@ import threading
 from enum import Enum
 from typing import Final, Literal, get_args
 
-from cacheaside.connection import ServerFacts
 from cacheaside.errors import ConfigError
+from cacheaside.facts import ServerFacts
 from cacheaside.fork import renew_after_fork
 
 FailoverMode = Literal["auto", "strict", "replay", "trust"]

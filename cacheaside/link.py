@@ -15,12 +15,13 @@ from time import monotonic
 from typing import Any
 
 from cacheaside.breaker import Breaker
-from cacheaside.connection import ServerFacts, aconnect, connect
+from cacheaside.connection import aconnect, connect
 from cacheaside.engine.commands import Fetch
 from cacheaside.engine.drive import Driver
 from cacheaside.engine.replay import replay
 from cacheaside.entry import NO_INCARNATION
 from cacheaside.events import Events
+from cacheaside.facts import ServerFacts
 from cacheaside.fork import renew_after_fork
 from cacheaside.incarnation import LEFT, FailoverMode, Lineage, Verdict
 from cacheaside.recovery import Recovery

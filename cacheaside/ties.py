@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
-from cacheaside.connection import ServerFacts
+from cacheaside.facts import ServerFacts
 from cacheaside.fork import renew_after_fork
 
 Address = tuple[str, int]

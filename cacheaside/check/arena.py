@@ -15,8 +15,9 @@ from redis.exceptions import RedisError
 from cacheaside.check.crew import Crew
 from cacheaside.check.history import Recorder, Strike, clock
 from cacheaside.check.settings import Settings
-from cacheaside.connection import connect, facts_of
+from cacheaside.connection import connect
 from cacheaside.errors import ConfigError
+from cacheaside.facts import facts_of
 from cacheaside.testing import ClusterServer, ReplicaSet, Server
 from cacheaside.testing.proxy import ChaosProxy
 from cacheaside.urls import parse_url

@@ -16,9 +16,9 @@ from cacheaside.cli.output import count, duration, size
 from cacheaside.cli.probes import TAG, Level, probes
 from cacheaside.cli.servers import info, listening, version_of
 from cacheaside.cli.survey import Survey, survey
-from cacheaside.connection import parse_info
 from cacheaside.engine.commands import Confirm
 from cacheaside.errors import ConfigError, StoreUnavailable
+from cacheaside.facts import parse_info
 
 SKEW: Final = 1.0
 """Seconds that clocks may be apart: by so much, entries end too early or too late."""

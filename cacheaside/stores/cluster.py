@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
 from cacheaside.breaker import is_outage
-from cacheaside.connection import ServerFacts, fields
 from cacheaside.engine.commands import Confirm, Fetch, Scan
+from cacheaside.facts import ServerFacts, fields
 from cacheaside.keys import RawKeys
 from cacheaside.stores.batching import Batcher
 from cacheaside.stores.encoding import Encoder, check, ours

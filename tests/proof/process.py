@@ -8,10 +8,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from cacheaside.codecs import codec_for
-from cacheaside.connection import ServerFacts
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Expect, Fetch, Lock, Sleep, Spawn, Wait
 from cacheaside.errors import StoreUnavailable
+from cacheaside.facts import ServerFacts
 from cacheaside.link import Link
 from cacheaside.listener import Listener
 from cacheaside.urls import parse_url

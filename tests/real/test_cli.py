@@ -18,9 +18,9 @@ import pytest
 from msgspec import Struct
 from typer.testing import CliRunner, Result
 
-from cacheaside import Cache, connection
+from cacheaside import Cache, facts
 from cacheaside.cli import make_app, output
-from cacheaside.connection import parse_info
+from cacheaside.facts import parse_info
 from cacheaside.testing import ClusterServer, Server
 from cacheaside.toolkit import SessionStore
 
@@ -308,7 +308,7 @@ def test_a_server_of_another_kind_than_the_url_says_is_a_finding(cluster: Cluste
 
 
 def test_a_server_that_is_too_old_is_a_finding(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "parse_info", lambda said: parse_info({"redis_version": "6.2.14"}))
+    monkeypatch.setattr(facts, "parse_info", lambda said: parse_info({"redis_version": "6.2.14"}))
     told = run("doctor", "--json")
     assert told.exit_code == 2
     (found,) = json.loads(told.stdout)

@@ -8,9 +8,10 @@ import subprocess
 import pytest
 import redis
 
-from cacheaside import connection
-from cacheaside.connection import ServerFacts, aconnect, afacts_of, connect, facts_of
+from cacheaside import facts as server_facts
+from cacheaside.connection import aconnect, connect
 from cacheaside.errors import ConfigError
+from cacheaside.facts import ServerFacts, afacts_of, facts_of
 from cacheaside.testing import ClusterServer, ReplicaSet, Server
 from cacheaside.testing.servers import free_port
 from cacheaside.urls import parse_url
@@ -190,9 +191,9 @@ async def test_subscribers_learn_too(redis_url):
 
 
 async def test_an_old_server_is_refused_again_and_again(one_redis_url, monkeypatch):
-    real = connection.parse_info
+    real = server_facts.parse_info
     old = {"redis_version": "6.2.0", "run_id": "x"}
-    monkeypatch.setattr(connection, "parse_info", lambda info: real(old))
+    monkeypatch.setattr(server_facts, "parse_info", lambda info: real(old))
     with connect(parse_url(one_redis_url), lambda facts: None) as client:
         for _ in range(2):
             with pytest.raises(ConfigError, match=r"this is 6\.2\.0"):

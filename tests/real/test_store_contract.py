@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from cacheaside.connection import ServerFacts, aconnect, aconnect_node, connect, connect_node
+from cacheaside.connection import aconnect, aconnect_node, connect, connect_node
+from cacheaside.facts import ServerFacts
 from cacheaside.stores.cluster import ClusterStore
 from cacheaside.stores.redis import RedisStore
 from cacheaside.stores.topology import Topology

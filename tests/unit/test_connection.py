@@ -7,8 +7,9 @@ import pytest
 import redis
 import redis.asyncio
 
-from cacheaside.connection import ServerFacts, aconnect, afacts_of, connect, facts_of, parse_info
+from cacheaside.connection import aconnect, connect
 from cacheaside.errors import ConfigError
+from cacheaside.facts import ServerFacts, afacts_of, facts_of, parse_info
 from cacheaside.urls import Endpoint, parse_url
 
 INFO = {

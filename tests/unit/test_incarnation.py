@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cacheaside.connection import ServerFacts
 from cacheaside.errors import ConfigError
+from cacheaside.facts import ServerFacts
 from cacheaside.incarnation import CHAIN, Lineage, Verdict, check_mode
 
 A = ServerFacts(run_id="A", replid="a", role="master", uptime=1000)

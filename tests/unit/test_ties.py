@@ -6,7 +6,7 @@ import asyncio
 import socket
 from weakref import ref
 
-from cacheaside.connection import ServerFacts
+from cacheaside.facts import ServerFacts
 from cacheaside.ties import Ties, sever
 
 
