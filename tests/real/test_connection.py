@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import redis
@@ -13,6 +14,7 @@ from cacheaside.connection import aconnect, connect
 from cacheaside.errors import ConfigError
 from cacheaside.facts import ServerFacts, afacts_of, facts_of
 from cacheaside.testing import ClusterServer, ReplicaSet, Server
+from cacheaside.testing.clusters import ask
 from cacheaside.testing.servers import free_port
 from cacheaside.urls import parse_url
 
@@ -240,7 +242,11 @@ async def test_sentinel_leads_to_the_primary(servers, one_server, protocol):
 async def test_a_cluster_learns_each_node(servers, one_server, protocol):
     with ClusterServer(one_server.kind) as cluster:
         learnt, alearnt = await use(f"{cluster.url}?protocol={protocol}", commands=20)
-        expected = {truth(node) for node in cluster.nodes}
+        epochs = [str(ask(node, "CLUSTER INFO")["cluster_my_epoch"]) for node in cluster.nodes]
+        expected = {
+            replace(truth(node), epoch=epoch) for node, epoch in zip(cluster.nodes, epochs, strict=True)
+        }
+    assert sorted(epochs) == ["1", "2", "3"]
     assert set(learnt) == set(alearnt) == expected
 
 
