@@ -111,7 +111,11 @@ def observe(cache: Cache) -> None:
 
 def every_cache() -> list[Cache]:
     """The caches of this process."""
-    return list(_caches)
+    while True:
+        try:
+            return list(_caches)
+        except RuntimeError:  # another thread has made one meanwhile
+            continue
 
 
 def _make() -> None:
@@ -138,7 +142,7 @@ def _each(read: Callable[[Stats], Rows]) -> Callable[[CallbackOptions], Iterable
     """A callback that reads every cache there is."""
 
     def callback(_: CallbackOptions) -> Iterator[Observation]:
-        for cache in list(_caches):
+        for cache in every_cache():
             for value, attributes in read(cache.stats()):
                 yield Observation(value, {CACHE: cache.prefix, **attributes})
 

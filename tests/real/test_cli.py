@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -475,3 +476,22 @@ def test_top_without_a_terminal_says_what_to_use(run: Run) -> None:
     told = run("top")
     assert told.exit_code == 2
     assert "use `stats`, or --json" in told.stderr
+
+
+def test_top_prints_a_line_of_json_for_each_look_until_it_is_interrupted(
+    blog: Cache, one_redis_url: str
+) -> None:
+    command = [sys.executable, "-c", "from cacheaside.cli import main; main()", "top", "--json"]
+    with subprocess.Popen(
+        [*command, "--prefix", "blog", "--every", "0.1", "--url", one_redis_url],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        looks = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=30)
+    assert [{room["ns"] for room in look["survey"]["namespaces"]} for look in looks] == [
+        {"posts", "users"}
+    ] * 3
+    assert process.returncode == 130
+    assert "Traceback" not in complaint

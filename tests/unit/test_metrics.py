@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -358,6 +359,31 @@ def test_what_is_gone_is_not_kept_alive(measured: Measured) -> None:
     gc.collect()
     assert last() is None
     assert measured() == {}
+
+
+def test_caches_may_be_made_while_metrics_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, made = threading.Event(), list[int]()
+
+    def making() -> None:
+        while not ended.is_set():
+            caches.add(Thing())  # gone at once
+            made.append(1)
+
+    class Thing: ...
+
+    caches: weakref.WeakSet[Any] = weakref.WeakSet()
+    kept = [Thing() for _ in range(2000)]
+    for one in kept:
+        caches.add(one)
+    monkeypatch.setattr(metrics, "_caches", caches)
+    thread = threading.Thread(target=making)
+    thread.start()
+    try:
+        assert all(len(metrics.every_cache()) >= len(kept) for _ in range(500))
+    finally:
+        ended.set()
+        thread.join()
+    assert made
 
 
 def test_an_observable_instrument_alone_reads_what_is_counted() -> None:
