@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
-from sqlalchemy import event
+from sqlalchemy import Connection, Select, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
-from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.util.concurrency import await_only, in_greenlet
 
 from cacheaside import Cache, ConfigError
@@ -21,7 +20,9 @@ from cacheaside_sqlalchemy.tags import flushed, matched
 Factory = sessionmaker[Any] | async_sessionmaker[Any] | type[Session]
 
 KEY: Final = "cacheaside"
-READS: Final = re.compile(r"\s*(select|values|show|explain|pragma\s+\w+\s*$)\b", re.IGNORECASE)
+READS: Final = re.compile(
+    r"\s*(select|values|show|explain|pragma\s+\w+\s*$|savepoint|release|rollback)\b", re.IGNORECASE
+)
 
 
 def bind(
@@ -103,6 +104,7 @@ class Work(Transaction):
         self.session = session
         self.levels = [Level(transaction)]
         self.wrote = False
+        self.heard: list[Connection] = []
         self.committing = False
         self.hold = b""
 
@@ -130,9 +132,20 @@ class Work(Transaction):
         if isinstance(outer, Work) and outer.cache is self.cache and not outer.over:
             outer.add(keys, tags, barrier=barrier)
 
+    def listen(self, connection: Connection) -> None:
+        """Hear of everything that this connection is told in the transaction, however it got there."""
+        if connection not in self.heard:
+            event.listen(connection, "before_cursor_execute", self._told)
+            self.heard.append(connection)
+
+    def _told(self, _: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        self.wrote = self.wrote or writes(statement, context)
+
     def end(self) -> None:
         with self._lock:
             self._over = True
+        while self.heard:
+            event.remove(self.heard.pop(), "before_cursor_execute", self._told)
         if self.dirty and self.cache.near is not None:
             self.cache.near.bypass(False)
         if collecting.get() is self:
@@ -150,6 +163,13 @@ class Work(Transaction):
             self.receipt = self.cache.invalidate_now(**what)
 
 
+def writes(statement: str, context: Any) -> bool:
+    """Whether a statement that is about to be sent may change something."""
+    # A select may begin with something else, such as a common table expression.
+    known: Any = getattr(context.compiled, "statement", None)
+    return READS.match(statement) is None and not isinstance(known, Select)
+
+
 class Listener:
     """The events of one factory's sessions."""
 
@@ -161,6 +181,7 @@ class Listener:
     def listen(self, target: Any) -> None:
         for name in (
             "after_transaction_create",
+            "after_begin",
             "after_flush",
             "do_orm_execute",
             "before_commit",
@@ -178,25 +199,26 @@ class Listener:
         elif transaction.nested and isinstance(work, Work):
             work.levels.append(Level(transaction))
 
+    def after_begin(self, session: Session, _: SessionTransaction, connection: Connection) -> None:
+        work = session.info.get(KEY)
+        if isinstance(work, Work):
+            work.listen(connection)
+
     def after_flush(self, session: Session, _: Any) -> None:
         work: Work = session.info[KEY]
-        work.wrote = True
         tags = tag_names(dict.fromkeys(flushed(session, self.models))) if self.models else ()
         if tags:
             work.add((), tags)
 
     def do_orm_execute(self, asked: ORMExecuteState) -> None:
-        statement: Any = asked.statement
-        if asked.is_select or (isinstance(statement, TextClause) and READS.match(statement.text)):
+        if not self.models or not (asked.is_update or asked.is_delete or asked.is_insert):
             return
         if not asked.session.in_transaction():
             asked.session.begin()
-        work: Work = asked.session.info[KEY]
-        work.wrote = True
-        if self.models and (asked.is_update or asked.is_delete or asked.is_insert):
-            tags = tag_names(dict.fromkeys(matched(asked, self.models)))
-            if tags:
-                work.add((), tags)
+        tags = tag_names(dict.fromkeys(matched(asked, self.models)))
+        if tags:
+            work: Work = asked.session.info[KEY]
+            work.add((), tags)
 
     def before_commit(self, session: Session) -> None:
         work: Work = session.info[KEY]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 from sqlalchemy import inspect, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session
 
 log = logging.getLogger("cacheaside")
@@ -55,16 +57,45 @@ def matched(asked: ORMExecuteState, models: tuple[type, ...]) -> Iterator[str]:
     mapper = asked.bind_mapper
     if mapper is None or not issubclass(mapper.class_, models):
         return
-    statement: Any = asked.statement
-    keys: list[tuple[Any, ...]] = []
-    if asked.is_insert or isinstance(asked.parameters, list):  # a dict for each row
+    if isinstance(asked.parameters, list) or (asked.is_insert and asked.parameters):  # a dict for each row
         columns = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
-        given: Any = asked.parameters if isinstance(asked.parameters, list) else [asked.parameters or {}]
-        keys = [tuple(row.get(column) for column in columns) for row in given]
-    else:
-        asking = select(*mapper.primary_key)
-        if statement.whereclause is not None:
-            asking = asking.where(statement.whereclause)
-        found = asked.session.execute(asking, asked.parameters or {}, bind_arguments={"mapper": mapper})
-        keys = [tuple(row) for row in found]
-    yield from rows(mapper, keys)
+        given: Any = asked.parameters if isinstance(asked.parameters, list) else [asked.parameters]
+        yield from rows(mapper, [tuple(row.get(column) for column in columns) for row in given])
+        return
+    statement: Any = getattr(asked.statement, "element", asked.statement)  # of select().from_statement()
+    columns = [column.key for column in mapper.primary_key]
+    said = parameters(statement, asked.session.get_bind(mapper).dialect)
+    if asked.is_insert:
+        yield from rows(mapper, inserted(columns, said))
+        return
+    asking = select(*mapper.primary_key)
+    if statement.whereclause is not None:
+        asking = asking.where(statement.whereclause)
+    found = asked.session.execute(asking, asked.parameters or {}, bind_arguments={"mapper": mapper})
+    for row in found:
+        key = tuple(row)
+        yield from rows(mapper, {key, tuple(map(newer, map(said.get, columns), key))})
+
+
+def parameters(statement: Any, dialect: Any) -> Mapping[str, Any]:
+    """What stands in a statement; nothing if it cannot be said without running it: an insert of defaults."""
+    try:
+        said: dict[str, Any] = statement.compile(dialect=dialect).params
+    except (KeyError, SQLAlchemyError):
+        return {}
+    return said
+
+
+def inserted(columns: list[str], said: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """The primary keys among the parameters of an insert, of one row or of several."""
+    yield tuple(map(said.get, columns))
+    for number in count():
+        several = [f"{column}_m{number}" for column in columns]
+        if said.keys().isdisjoint(several):
+            return
+        yield tuple(map(said.get, several))
+
+
+def newer(given: Any, before: Any) -> Any:
+    """A part of a primary key, which an update may have set."""
+    return before if given is None else given

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from cacheaside_sqlalchemy import bind, invalidate, tags_of
 from sqlalchemy import ForeignKey, create_engine, delete, event, insert, select, text, update
+from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
@@ -184,6 +186,80 @@ def test_rows_that_a_statement_matches(blog: Blog) -> None:
         assert blog.title(8) is None
         session.execute(insert(Post), [{"id": 8, "title": "eight", "author_id": 1}])
     assert blog.title(8) == "eight"
+
+
+@pytest.mark.parametrize(
+    ("statement", "gone"),
+    [
+        (insert(Post).values(id=9, title="x", author_id=1), [9]),
+        (insert(Post).values([{"id": i, "title": "x", "author_id": 1} for i in (8, 9)]), [8, 9]),
+        (
+            upsert(Post)
+            .values(id=1, title="x", author_id=1)
+            .on_conflict_do_update(index_elements=["id"], set_={"title": "x"}),
+            [1],
+        ),
+        (update(Post).where(Post.id == 1).values(id=9), [1, 9]),
+        (
+            select(Post).from_statement(update(Post).where(Post.id == 1).values(title="x").returning(Post)),
+            [1],
+        ),
+        (insert(Post).from_select(["title", "author_id"], select(Post.title, Post.author_id)), []),
+    ],
+    ids=["insert", "several", "upsert", "another key", "returning", "from a select"],
+)
+def test_rows_that_a_statement_names(blog: Blog, statement: Any, gone: list[int]) -> None:
+    """Those that are there, and the absence of those that are not yet."""
+    known = (1, 2, 8, 9)
+    for id in known:
+        blog.title(id)
+    with blog.factory.begin() as session:
+        session.execute(statement)
+    assert [id for id in known if blog.title.peek(id) is MISSING] == gone
+
+
+@pytest.mark.parametrize("models", [(), Base], ids=["by hand", "by models"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda session: session.bulk_update_mappings(Post, [{"id": 1, "title": "new"}]),
+        lambda session: session.connection().execute(update(Post).where(Post.id == 1).values(title="new")),
+        lambda session: session.connection().exec_driver_sql("update posts set title = 'new' where id = 1"),
+        lambda session: session.execute(text("with one as (select 1) update posts set title = 'new'")),
+        lambda session: session.execute(
+            select(Post).from_statement(update(Post).values(title="new").returning(Post))
+        ),
+        lambda session: session.execute(update(Post.__table__).values(title="new")),
+    ],
+    ids=["bulk", "connection", "driver", "text", "returning", "table"],
+)
+def test_an_invalidation_waits_however_the_session_has_written(
+    cache: Cache, factory: sessionmaker[Session], models: Any, write: Any
+) -> None:
+    """What another one loads before the commit is the old row, and must not stay."""
+    bind(factory, cache, models=models)
+    blog = Blog(cache, factory)
+    with factory() as session:
+        write(session)
+        assert cache.invalidate(tags=["posts"]).deferred
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(blog.title, 1).result(10) == "title 1"
+        session.commit()
+    assert blog.title(1) == "new"
+
+
+@pytest.mark.parametrize("where", ["session", "connection"])
+def test_a_session_that_only_reads_is_no_writer(
+    cache: Cache, factory: sessionmaker[Session], where: str
+) -> None:
+    """Whatever its question begins with, and in a savepoint too."""
+    bind(factory, cache, models=Base)
+    wide = select(Post.id).where(Post.id == 1).cte("wide")
+    with factory() as session, session.begin_nested():
+        asked: Any = session if where == "session" else session.connection()
+        asked.execute(select(wide.c.id))
+        asked.execute(text("select 1"))
+        assert cache.invalidate(tags=["posts"]).acknowledged
 
 
 def test_rows_that_were_only_read_are_not_invalidated(blog: Blog) -> None:
@@ -424,6 +500,18 @@ async def test_async_sessions(
         assert await title.peek(1) is MISSING
         assert await title(2) == "second"
         assert getattr(cache.store, "_lines", 0) is None, "nothing went over a connection for threads"
+
+
+async def test_what_is_written_by_the_connection_of_an_async_session_is_waited_for(
+    async_factory: async_sessionmaker[AsyncSession],
+) -> None:
+    async with Cache("embedded://") as cache:
+        bind(async_factory, cache)
+        async with async_factory.begin() as session:
+            connection = await session.connection()
+            assert (await cache.ainvalidate(tags=["posts"])).acknowledged
+            await connection.execute(update(Post).where(Post.id == 1).values(title="new"))
+            assert (await cache.ainvalidate(tags=["posts"])).deferred
 
 
 async def test_tasks_have_sessions_of_their_own(async_factory: async_sessionmaker[AsyncSession]) -> None:
