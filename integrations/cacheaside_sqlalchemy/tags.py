@@ -63,7 +63,7 @@ def matched(asked: ORMExecuteState, models: tuple[type, ...]) -> Iterator[str]:
         yield from rows(mapper, [tuple(row.get(column) for column in columns) for row in given])
         return
     statement: Any = getattr(asked.statement, "element", asked.statement)  # of select().from_statement()
-    columns = [column.key for column in mapper.primary_key]
+    columns = [str(column.key) for column in mapper.primary_key]
     said = parameters(statement, asked.session.get_bind(mapper).dialect)
     if asked.is_insert:
         yield from rows(mapper, inserted(columns, said))
