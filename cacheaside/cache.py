@@ -26,7 +26,7 @@ from cacheaside.events import Event, Events
 from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator
 from cacheaside.hubs import Hub, OneServer, Shards
 from cacheaside.incarnation import FailoverMode, check_mode
-from cacheaside.keys import RawKeys, check_namespace
+from cacheaside.keys import check_namespace
 from cacheaside.keyspace import Key
 from cacheaside.link import Link, OwnStoreLink, endpoint_within
 from cacheaside.many import cached_many_decorator
@@ -35,6 +35,7 @@ from cacheaside.names import key_names, tag_names
 from cacheaside.operations import Operations
 from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
 from cacheaside.policy import Policy, Seconds, Ttl, seconds
+from cacheaside.rawkeys import RawKeys
 from cacheaside.reclaim import Reclaimer
 from cacheaside.stats import Counts, Tally
 from cacheaside.stores.cluster import ClusterStore

@@ -14,7 +14,7 @@ from redis.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.cluster import ClusterStore, drive
 from cacheaside.stores.encoding import Call, check, script
 from cacheaside.stores.nodes import Nodes

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 
 from cacheaside.engine.commands import Fetch
 from cacheaside.engine.direct import reclaim
-from cacheaside.engine.read import ask
+from cacheaside.engine.renew import ask
 from cacheaside.engine.write import Dropped, Receipt
 from cacheaside.flows import Flows, Named, hit_or_miss
 from cacheaside.keys import tag_name

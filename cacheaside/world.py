@@ -18,7 +18,7 @@ from cacheaside.engine.flights import Flights
 from cacheaside.entry import NO_INCARNATION, NONCE
 from cacheaside.fork import renew_after_fork
 from cacheaside.journal import Journal
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 
 if TYPE_CHECKING:
     from cacheaside.engine.call import Site

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 from cacheaside.cache import BUCKETS, EMBEDDED, Cache
 from cacheaside.connection import connect
 from cacheaside.errors import ConfigError, StoreUnavailable
-from cacheaside.keys import RawKeys
 from cacheaside.link import endpoint_within
+from cacheaside.rawkeys import RawKeys
 from cacheaside.redaction import in_words
 from cacheaside.urls import Endpoint, parse_url
 

@@ -22,7 +22,7 @@ from cacheaside.engine.commands import (
     Sweep,
 )
 from cacheaside.entry import CLAIM, HEAD, NO_INCARNATION, NONCE, Marker, new_token
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.encoding import STAGE_ABOVE
 
 Level = Literal["ok", "note", "warning", "error"]

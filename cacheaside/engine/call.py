@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cacheaside.engine.commands import Flow
 from cacheaside.engine.flights import Flights
-from cacheaside.keys import RawKeys, tag_name
+from cacheaside.keys import tag_name
 from cacheaside.policy import Policy, Seconds, seconds
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stats import Counts
 
 if TYPE_CHECKING:

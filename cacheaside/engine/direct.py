@@ -21,7 +21,7 @@ from cacheaside.engine.commands import (
 )
 from cacheaside.engine.fill import Ready, commit, encode, prepare, token_ttl
 from cacheaside.engine.look import Seen
-from cacheaside.engine.read import holding
+from cacheaside.engine.renew import holding
 from cacheaside.engine.tokens import dead, living
 from cacheaside.engine.write import claimed, deliver, greet, invalidate, invalidation
 from cacheaside.entry import (

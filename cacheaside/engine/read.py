@@ -26,7 +26,6 @@ from cacheaside.engine.commands import (
     Await,
     Begin,
     Begun,
-    Command,
     Expect,
     Flow,
     Load,
@@ -38,7 +37,6 @@ from cacheaside.engine.commands import (
     Renew,
     Sleep,
     Spawn,
-    Sweep,
     Wait,
 )
 from cacheaside.engine.fill import (
@@ -64,6 +62,7 @@ from cacheaside.engine.look import (
     undecodable,
     unpack,
 )
+from cacheaside.engine.renew import FAILED, holding, let_go, renew, rest
 from cacheaside.engine.tokens import dead, fresh
 from cacheaside.entry import (
     PLACEHOLDER,
@@ -77,8 +76,6 @@ from cacheaside.errors import CodecError, StoreUnavailable
 
 T = TypeVar("T")
 
-FAILED: Final = b"failed"
-"""What stands in a refresh lock after a failed load."""
 NOT_LOCKED: Final = b"not locked"
 """In the place of what stands there: the store takes no writes, for it is full or a replica now."""
 POLL_NOTIFIED: Final = 0.25
@@ -358,10 +355,6 @@ def lead(site: Site, call: Call, flight: Flight, placeholder: bytes, seen: Seen)
     return unwrap(site, loaded)
 
 
-def rest(timeout: float | None, start: float, now: float) -> float | None:
-    return None if timeout is None else max(0.001, timeout - (now - start))
-
-
 # ---------------------------------------------------------------------------- refreshing
 
 
@@ -424,61 +417,6 @@ def count_served(site: Site, call: Call, verdict: Verdict) -> None:
     else:
         site.counts.stale += 1
         call.outcome = "stale"
-
-
-def renew(site: Site, call: Call, seen: Seen, release: Release) -> Flow[tuple[Any] | None]:
-    """Load and replace the value by compare-and-set; None when the soft timeout came first.
-
-    After an error the lock says so for one lease: until then others are answered with what there is
-    instead of asking a source that has just failed.
-    """
-    world, policy = site.world, site.policy
-    start, began = world.clock(), world.tick()
-    keep = Renew(((release.key, release.expected),), policy.lease_ttl)
-    loaded = yield from holding(
-        site, release, ask(Load(call, keep, policy.soft_timeout, policy.hard_timeout))
-    )
-    if type(loaded) is Pending:
-        yield Spawn(finish(site, call, loaded, start, began, seen, release), "refresh")
-        return None
-    return ((yield from replace(site, call, loaded, start, seen, release)),)
-
-
-def finish(
-    site: Site, call: Call, pending: Pending, start: float, began: float, seen: Seen, release: Release
-) -> Flow[Any]:
-    keep = Renew(((release.key, release.expected),), site.policy.lease_ttl)
-    left = rest(site.policy.hard_timeout, began, site.world.tick())
-    loaded = yield from holding(site, release, ask(Await(pending, left, keep)))
-    return (yield from replace(site, call, loaded, start, seen, release))
-
-
-def replace(site: Site, call: Call, loaded: Loaded, start: float, seen: Seen, release: Release) -> Flow[Any]:
-    if loaded.error is not None:
-        said = Place(release.key, FAILED, release.expected)
-        yield from attempt(site, Begin((said,), (), site.policy.lease_ttl, 0))
-    result = unwrap(site, loaded)
-    storing = settle(site, call, result, start, head_of(seen.slot), seen, None)  # type: ignore[arg-type]
-    yield from holding(site, release, storing)
-    yield from let_go(site, release)
-    return result
-
-
-def holding(site: Site, release: Release | Sweep, flow: Flow[T]) -> Flow[T]:
-    """Go through ``flow``; cancelled, or failed in a callable of the user's, let go of the lock at once."""
-    try:
-        return (yield from flow)
-    except BaseException:
-        yield Spawn(attempt(site, release))
-        raise
-
-
-def let_go(site: Site, release: Release) -> Flow[None]:
-    return holding(site, release, attempt(site, release))
-
-
-def ask(command: Command) -> Flow[Any]:
-    return (yield command)
 
 
 def reload(site: Site, call: Call, seen: Seen) -> Flow[Any]:

@@ -31,7 +31,8 @@ from cacheaside.engine.commands import (
 )
 from cacheaside.engine.fill import TOKEN_TTL, attempt, commit, encode, prepare, token_ttl, unwrap
 from cacheaside.engine.look import Seen
-from cacheaside.engine.read import alone, ask, holding
+from cacheaside.engine.read import alone
+from cacheaside.engine.renew import ask, holding
 from cacheaside.engine.tokens import fresh, living, revived
 from cacheaside.entry import CLAIM, NO_INCARNATION, Marker, pack_tags
 from cacheaside.errors import StoreUnavailable

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from cacheaside.breaker import is_outage
 from cacheaside.engine.commands import Confirm, Fetch, Scan
 from cacheaside.facts import ServerFacts, fields
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.batching import Batcher
 from cacheaside.stores.encoding import Encoder, check, ours
 from cacheaside.stores.gates import Gates

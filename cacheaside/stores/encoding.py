@@ -33,7 +33,7 @@ from cacheaside.engine.commands import (
     Sweep,
 )
 from cacheaside.entry import HEAD, SLOT_HELD, TAG_HELD
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.announcements import announcement
 from cacheaside.stores.program import Script
 from cacheaside.stores.rights import Rights, Unheard

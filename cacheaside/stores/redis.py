@@ -22,7 +22,7 @@ from cacheaside.budget import give_up
 from cacheaside.engine.commands import Confirm, Fetch, Invalidate
 from cacheaside.errors import ConfigError, StoreUnavailable
 from cacheaside.events import Events
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.redaction import in_words
 from cacheaside.stores.batching import Batcher, in_time
 from cacheaside.stores.encoding import Call, Encoder, check

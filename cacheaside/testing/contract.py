@@ -56,7 +56,7 @@ from cacheaside.entry import (
     pack_value,
     parse,
 )
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.toolkit.counting import PROGRAMS
 
 Wait = Callable[[float], None]

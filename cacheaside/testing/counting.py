@@ -6,7 +6,7 @@ from typing import Any
 
 from cacheaside.engine.commands import Flow, Renew
 from cacheaside.engine.drive import Store
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.testing.chaos import StoreWrapper, keys_of
 
 

@@ -23,7 +23,8 @@ import msgspec
 
 from cacheaside.engine.commands import Flow, Run
 from cacheaside.errors import CodecError, ConfigError
-from cacheaside.keys import RawKeys, check_namespace
+from cacheaside.keys import check_namespace
+from cacheaside.rawkeys import RawKeys
 from cacheaside.schema import type_name
 from cacheaside.toolkit.wallet import GRANTS, micros
 

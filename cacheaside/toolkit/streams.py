@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 from cacheaside.canonical import shorten
 from cacheaside.engine.commands import Flow, Run
 from cacheaside.errors import StoreUnavailable
-from cacheaside.keys import RawKeys, escape
+from cacheaside.keys import escape
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.encoding import ms
 from cacheaside.stores.program import Program, Twin
 from cacheaside.toolkit import local_streams as local

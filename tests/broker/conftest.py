@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from cacheaside import Cache
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.redis import RedisStore
 from cacheaside.testing.servers import wait_until
 from cacheaside.toolkit.messages import Message

@@ -8,7 +8,7 @@ from typing import Any
 from cacheaside.engine.commands import Wait
 from cacheaside.engine.read import peek
 from cacheaside.entry import SLOT_HELD, TAG_HELD, Held, holds, is_hold, pack_holds, parse
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.embedded import EmbeddedStore
 from tests.proof.channel import Piped, encoder, pipeline
 from tests.proof.process import Actor, Process

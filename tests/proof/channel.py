@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cacheaside.engine.commands import Announce, Claim, Commit, Invalidate
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.announcements import read_announcement
 from cacheaside.stores.encoding import Encoder, script
 

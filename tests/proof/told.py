@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cacheaside.engine.flights import Flight, Flights, Landed, Name
 from cacheaside.events import Events
 from cacheaside.journal import Batch, Journal, Names
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.memory import Entry, NearCache
 from cacheaside.world import ClusterWorld, ProcessWorld
 

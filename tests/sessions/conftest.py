@@ -11,7 +11,7 @@ import fakeredis
 import pytest
 
 from cacheaside import Cache
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.redis import RedisStore
 from cacheaside.testing import FakeClock
 from cacheaside.testing.chaos import StoreWrapper

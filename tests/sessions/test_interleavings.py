@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cacheaside.errors import StoreUnavailable
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.embedded import EmbeddedStore
 from cacheaside.testing import FakeClock
 from cacheaside.toolkit import RefreshTokens, SessionStore

@@ -14,7 +14,7 @@ from msgspec import Struct
 from cacheaside import FOREVER, MISSING, Cache, CodecError, ConfigError, InvalidationNotAcknowledged, Key
 from cacheaside.engine.commands import Invalidate, Scan
 from cacheaside.errors import StoreUnavailable
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.redis import RedisStore
 from cacheaside.testing.chaos import StoreWrapper
 

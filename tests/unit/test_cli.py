@@ -29,7 +29,7 @@ from cacheaside.cli.sources import Process, since
 from cacheaside.cli.survey import classify
 from cacheaside.cli.target import argument, arguments, imported
 from cacheaside.console import look
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.testing import FakeClock
 
 SECRET = "pa55w0rd"

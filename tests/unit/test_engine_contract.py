@@ -25,7 +25,7 @@ INPUT_AND_OUTPUT = {
 }
 WAITING = {"drive.py": {"asyncio", "concurrent", "threading", "time"}, "flights.py": {"concurrent"}}
 OWN = {
-    "budget", "call", "canonical", "commands", "engine", "entry", "errors", "flights", "fork", "keys",
+    "budget", "call", "canonical", "commands", "engine", "entry", "errors", "flights", "fork", "rawkeys",
     "policy", "stats", "workers",
 }  # fmt: skip
 

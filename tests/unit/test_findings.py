@@ -15,7 +15,7 @@ from cacheaside.cli.options import Servers
 from cacheaside.cli.survey import Survey
 from cacheaside.engine.commands import Confirm
 from cacheaside.errors import StoreUnavailable
-from cacheaside.keys import RawKeys
+from cacheaside.rawkeys import RawKeys
 from cacheaside.urls import parse_url
 
 HEALTHY: dict[str, Any] = {

@@ -24,16 +24,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cacheaside.errors import ConfigError, KeyTemplateError
-from cacheaside.keys import (
-    Kind,
-    RawKeys,
-    Signature,
-    check_namespace,
-    compile_key,
-    compile_tags,
-    escape,
-    tag_name,
-)
+from cacheaside.keys import Kind, Signature, check_namespace, compile_key, compile_tags, escape, tag_name
+from cacheaside.rawkeys import RawKeys
 
 NAN = float("nan")
 
