@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Any, Final, cast
+from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import Connection, Select, event
+from sqlalchemy import Connection, Engine, Select, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 from sqlalchemy.util.concurrency import await_only, in_greenlet
@@ -104,7 +105,6 @@ class Work(Transaction):
         self.session = session
         self.levels = [Level(transaction)]
         self.wrote = False
-        self.heard: list[Connection] = []
         self.committing = False
         self.hold = b""
 
@@ -132,20 +132,9 @@ class Work(Transaction):
         if isinstance(outer, Work) and outer.cache is self.cache and not outer.over:
             outer.add(keys, tags, barrier=barrier)
 
-    def listen(self, connection: Connection) -> None:
-        """Hear of everything that this connection is told in the transaction, however it got there."""
-        if connection not in self.heard:
-            event.listen(connection, "before_cursor_execute", self._told)
-            self.heard.append(connection)
-
-    def _told(self, _: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
-        self.wrote = self.wrote or writes(statement, context)
-
     def end(self) -> None:
         with self._lock:
             self._over = True
-        while self.heard:
-            event.remove(self.heard.pop(), "before_cursor_execute", self._told)
         if self.dirty and self.cache.near is not None:
             self.cache.near.bypass(False)
         if collecting.get() is self:
@@ -177,6 +166,8 @@ class Listener:
         self.cache = cache
         self.models = models
         self.hold = hold
+        self.engines: WeakSet[Engine] = WeakSet()
+        self.works: WeakKeyDictionary[Connection, Work] = WeakKeyDictionary()
 
     def listen(self, target: Any) -> None:
         for name in (
@@ -201,8 +192,21 @@ class Listener:
 
     def after_begin(self, session: Session, _: SessionTransaction, connection: Connection) -> None:
         work = session.info.get(KEY)
-        if isinstance(work, Work):
-            work.listen(connection)
+        if not isinstance(work, Work):
+            return
+        self.works[connection] = work
+        if connection.engine not in self.engines:
+            self.engines.add(connection.engine)
+            for heard in (connection.engine, connection):  # which was made before and hears of no engine's
+                event.listen(heard, "before_cursor_execute", self.told)
+
+    def told(
+        self, connection: Connection, _: Any, statement: str, parameters: Any, context: Any, many: bool
+    ) -> None:
+        """Hear of everything that a session's connection is told, however it got there."""
+        work = self.works.get(connection)
+        if work is not None and not work.wrote:
+            work.wrote = writes(statement, context)
 
     def after_flush(self, session: Session, _: Any) -> None:
         work: Work = session.info[KEY]
