@@ -138,7 +138,7 @@ class Recovery:
             return True
 
     def _attempt(self, link: Link, store: Any) -> bool:
-        """Whether Redis is back and nothing is owed any more."""
+        """Whether Redis is back, all of its servers, and nothing is owed any more."""
         try:
             link.ask(store)
         except StoreUnavailable as error:
@@ -158,4 +158,4 @@ class Recovery:
             link.breaker.answered = False
         if link.breaker.close():
             link.events.tell("connect", "Redis answers again")
-        return settled
+        return settled and not link.breaker.open

@@ -11,6 +11,7 @@ import pytest
 
 from cacheaside import Cache
 from cacheaside.events import Event
+from cacheaside.stores.cluster import ClusterStore
 from cacheaside.testing import ClusterServer, Server
 from cacheaside.testing.servers import wait_until
 from tests.conftest import SERVERS
@@ -36,8 +37,11 @@ def three(request: pytest.FixtureRequest) -> Iterator[ClusterServer]:
 
 @pytest.fixture
 def cluster(three: ClusterServer) -> ClusterServer:
-    """The same, when what the test before has done to it is over."""
+    """The same, when what the test before has done to it is over; it is empty."""
     assert wait_until(three.in_order, 30)
+    for node in three.nodes:
+        with node.client() as client:
+            client.flushall()
     return three
 
 
@@ -111,6 +115,32 @@ async def test_who_needs_a_server_that_is_away_waits_for_it_a_few_times_and_the_
         assert rows.loads <= len(here), "a server that was restarted is empty"
         assert [e.name for e in seen].count("disconnect") == 1
         assert seen[-1].name == "connect"
+
+
+async def test_a_server_that_is_away_is_asked_after_once_a_second(
+    cluster: ClusterServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = cluster.nodes[0]
+    looks: list[float] = []
+
+    def counted(store: ClusterStore) -> None:
+        looks.append(time.monotonic())
+        look_again(store)
+
+    look_again = ClusterStore.look_again
+    monkeypatch.setattr(ClusterStore, "look_again", counted)
+    async with Cache(cluster.url, timeout=DEADLINE, l1_window=None) as cache:
+        rows = Rows(cluster, cache, "sync")
+        await timed(rows, rows.on(server)[:4])
+        server.kill()
+        try:
+            await timed(rows, rows.on(server)[:4])
+            assert not cache.health().ok
+            assert not wait_until(lambda: len(looks) > 20, 3.0), "it refuses at once, which is no rest"
+            assert len(looks) > 2
+        finally:
+            server.start()
+        assert wait_until(lambda: cache.health().ok, BACK_WITHIN)
 
 
 async def test_reads_of_one_tick_that_meet_a_silent_server_are_all_answered(cluster: ClusterServer) -> None:
