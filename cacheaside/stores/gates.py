@@ -37,10 +37,12 @@ class Gates:
 
     Args:
         events: told when a gate shuts, in the thread or task that this happened to.
+        limit: failures in a row that shut one.
     """
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, limit: float = FAILURES) -> None:
         self._events = events
+        self._limit = limit
         self.wake: Callable[[], object] = lambda: None
         """Called when a gate shuts, to have its server asked again."""
         self._lock = threading.Lock()
@@ -81,7 +83,7 @@ class Gates:
                 return
             count, since = self.failing.get(address, (0, monotonic()))
             self.failing[address] = (count + 1, since)
-            if count + 1 < FAILURES:
+            if count + 1 < self._limit:
                 return
             del self.failing[address]
             words = in_words(error)

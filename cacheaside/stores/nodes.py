@@ -8,6 +8,7 @@ taken over slots, is another incarnation, and nothing has broken its connections
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections import deque
@@ -111,7 +112,7 @@ class Nodes:
         again: Again,
         since: Callable[[Address], float],
     ) -> None:
-        self._gates = gates if gates is not None else Gates(Events(None))
+        self._gates = gates if gates is not None else Gates(Events(None), limit=math.inf)
         self._connect = connect
         self._again = again
         self._since = since

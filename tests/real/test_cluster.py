@@ -320,5 +320,19 @@ def test_a_paused_server_turns_l1_off_within_the_window() -> None:
             assert wait_until(lambda: coherent(cache), 10.0)
 
 
+def test_l1_is_back_when_all_servers_were_away() -> None:
+    """For longer than a few attempts of the channel: it has no breaker that anybody would close."""
+    with ClusterServer() as cluster, Cache(cluster.url, l1_window=0.4, timeout=0.1) as cache:
+        rows(cache, {})(1)
+        assert wait_until(lambda: coherent(cache))
+        for node in cluster.nodes:
+            node.pause()
+        time.sleep(3)
+        for node in cluster.nodes:
+            node.resume()
+        assert wait_until(cluster.in_order, 30)
+        assert wait_until(lambda: coherent(cache), 10.0)
+
+
 def coherent(cache: Cache) -> bool:
     return bool(cache.stats()["l1"]["coherent"])
