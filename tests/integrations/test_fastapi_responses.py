@@ -9,7 +9,17 @@ from typing import Annotated, Any
 import httpx2
 import pytest
 from cacheaside_fastapi import ResponseCacheMiddleware, cache_response, lifespan, rate_limit
-from fastapi import BackgroundTasks, Depends, FastAPI, Header, HTTPException, Request, Response, Security
+from fastapi import (
+    BackgroundTasks,
+    Depends,
+    FastAPI,
+    Header,
+    HTTPException,
+    Request,
+    Response,
+    Security,
+    WebSocket,
+)
 from fastapi.responses import StreamingResponse
 from fastapi.security import APIKeyHeader
 from fastapi.testclient import TestClient
@@ -691,6 +701,21 @@ def test_any_app_by_path() -> None:
         assert not site.cache.exists("n:k"), "what the endpoint's header names is invalidated as well"
         assert client.get("/p/1").text == "page 1"
     assert site.calls == [1, 2, 1]
+
+
+def test_the_middleware_lets_websockets_and_the_lifespan_pass() -> None:
+    """What is no HTTP is none of its business."""
+    site = Site()
+
+    @site.app.websocket("/p/1")
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(type(websocket.state.cache).__name__)
+        await websocket.close()
+
+    app = ResponseCacheMiddleware(site.app, [("/p/{id:int}", {"ttl": 60})])
+    with TestClient(app) as client, client.websocket_connect("/p/1") as websocket:
+        assert websocket.receive_text() == "Cache"
 
 
 def test_an_error_in_the_app_is_the_apps() -> None:

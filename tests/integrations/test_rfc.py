@@ -378,6 +378,19 @@ def test_whoever_says_who_he_is_gets_nothing_stored_and_leaves_nothing(site: Ope
     assert one.get(**{who: "ada"}).body == "5"
 
 
+def test_users_who_are_told_apart_have_responses_of_their_own(site: Open) -> None:
+    """And strangers one of theirs; a proxy may keep none but that, and HEAD tells nobody of another's."""
+    one = site(identity=lambda request: request.headers.get("X-User"), max_age=60)
+    assert [one.get(X_User=name).body for name in ("ada", "bob", "ada", "bob")] == ["1", "2", "1", "2"]
+    assert one.get(Cookie="a=b").body == one.get().body == "3"
+    assert one.get(X_User="ada").headers["cache-control"] == "private, max-age=60"
+    assert one.get().headers["cache-control"] == "public, max-age=60"
+    assert one.ask("HEAD", X_User="eve").said == {"fwd": "miss"}
+    etag = one.get(X_User="ada").headers["etag"]
+    assert one.get(X_User="bob", If_None_Match=etag).status == 200
+    assert one.get(X_User="ada", If_None_Match=etag).status == 304
+
+
 def test_another_host_has_responses_of_its_own(site: Open) -> None:
     """Links in a page come from what the client calls the host, and tenants may be told apart by it."""
     one = site()
