@@ -17,6 +17,9 @@ from cacheaside.http import Asked, Headers, Plan, ResponsePolicy, Stored, age, m
 from cacheaside.keys import tag_name
 
 _ETAG: Final = re.compile(r'(?:W/)?("[^"\x00-\x20\x7f]*")')
+_STRING: Final = r'"(?:[^"\\\x00-\x1f\x7f]|\\["\\])*"'
+_PARAMETER: Final = rf'; *[a-z*][a-z0-9_.*-]*(?:=(?:{_STRING}|[^,;"\s]+))?'
+_MEMBER: Final = re.compile(rf"\s*({_STRING})(?:{_PARAMETER})*\s*(?:,|$)")
 _UNCHANGED: Final = frozenset(
     {"age", "cache-control", "cache-groups", "cache-status", "content-location", "etag", "expires", "vary"}
 )
@@ -143,14 +146,14 @@ def groups(tags: Iterable[str]) -> str:
 
 
 def group_names(header: str) -> list[str]:
-    """The strings of such a list; raises ValueError for what is none."""
+    """The strings of such a list, whatever their parameters; raises ValueError for what is none."""
     names: list[str] = []
-    at, item = 0, re.compile(r'\s*"((?:[^"\\\x00-\x1f\x7f]|\\["\\])*)"\s*(?:,|$)')
+    at = 0
     while at < len(header):
-        match = item.match(header, at)
+        match = _MEMBER.match(header, at)
         if match is None:
             raise ValueError(header)
-        names.append(re.sub(r"\\(.)", r"\1", match[1]))
+        names.append(re.sub(r"\\(.)", r"\1", match[1][1:-1]))
         at = match.end()
     return names
 

@@ -202,7 +202,7 @@ def plan(policy: ResponsePolicy, asked: Asked, now: float) -> Plan:
     if asked.method not in ("GET", "HEAD"):
         return Plan(why="method")
     said = directives(asked.headers.get("cache-control", ""))
-    if "no-store" in said:
+    if "no-store" in said or has_body(asked.headers):
         return Plan(why="bypass")
     user: str | None = None
     if policy.identity is not None:
@@ -225,6 +225,11 @@ def plan(policy: ResponsePolicy, asked: Asked, now: float) -> Plan:
         head=asked.method == "HEAD",
         only="only-if-cached" in said,
     )
+
+
+def has_body(headers: Mapping[str, str]) -> bool:
+    """Whether there is more to a request than its key can tell: an endpoint may read the body of a GET."""
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip("0 ") != ""
 
 
 def key_of(policy: ResponsePolicy, asked: Asked, user: str | None) -> str:

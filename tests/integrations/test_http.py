@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import http_sf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -269,13 +270,29 @@ def test_other_caches_are_told_what_a_response_depends_on() -> None:
     assert told(asked(), PAGE, identity=lambda _: None, max_age=60)[1]["vary"] == "authorization, cookie"
 
 
-@given(
-    st.lists(
-        st.text(alphabet=st.characters(codec="ascii", exclude_categories=("Cc",)), max_size=5), max_size=4
-    )
-)
+_strings = st.text(alphabet=st.characters(codec="ascii", exclude_categories=("Cc",)), max_size=5)
+
+
+@given(st.lists(_strings, max_size=4))
 def test_groups_are_read_as_they_are_written(names: list[str]) -> None:
     assert group_names(groups(names)) == names
+    assert http_sf.parse(groups(names).encode(), tltype="list") == [(name, {}) for name in names]
+
+
+_bare = (
+    st.booleans() | st.integers(-999, 999) | st.binary(max_size=3) | _strings | st.just(http_sf.Token("t"))
+)
+
+
+@given(
+    st.lists(
+        st.tuples(_strings, st.dictionaries(st.sampled_from(["revalidate", "*a", "q"]), _bare)), max_size=3
+    )
+)
+def test_parameters_of_groups_are_passed_over(members: list[Any]) -> None:
+    """Whatever another parser writes (RFC 9875 has ``revalidate``)."""
+    header = http_sf.ser(members) if members else ""
+    assert group_names(header) == [name for name, _ in members]
 
 
 @given(st.text(max_size=10))
