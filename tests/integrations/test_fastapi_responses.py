@@ -196,6 +196,35 @@ def test_background_tasks_run_when_the_endpoint_does(site: Site, client: TestCli
     assert site.calls == ["task"]
 
 
+async def test_nobody_waits_for_background_tasks(site: Site) -> None:
+    """The response is sent, and stored, before they are done."""
+    go_on, sent = asyncio.Event(), []
+
+    @site.get("/tasks")
+    async def read(tasks: BackgroundTasks) -> int:
+        tasks.add_task(go_on.wait)
+        return 1
+
+    async def ask() -> None:
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        scope = {"type": "http", "method": "GET", "path": "/tasks", "query_string": b"", "headers": []}
+        await WithState(site.app, site.cache)(scope, receive, send)
+
+    first = asyncio.create_task(ask())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    await ask()
+    assert sent == ["http.response.start", "http.response.body"] * 2
+    assert not first.done()
+    go_on.set()
+    await first
+
+
 # ---------------------------------------------------------------------------- dependencies
 
 
