@@ -11,12 +11,16 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
+from redis.exceptions import RedisError
+
 from cacheaside.breaker import is_outage
 from cacheaside.engine.commands import Confirm, Fetch, Scan
+from cacheaside.errors import ConfigError
 from cacheaside.facts import ServerFacts, fields
 from cacheaside.rawkeys import RawKeys
 from cacheaside.stores.batching import Batcher
@@ -25,7 +29,7 @@ from cacheaside.stores.gates import Gates
 from cacheaside.stores.lines import Values
 from cacheaside.stores.nodes import AsyncNodes, Nodes
 from cacheaside.stores.redis import Remote, RemoteStore, patience
-from cacheaside.stores.routing import Exchange, Pause, Route, beaten, dispatch, fetch, scan
+from cacheaside.stores.routing import Exchange, Pause, Route, beaten, dispatch, fetch, scan, visit
 from cacheaside.stores.topology import Address, Topology
 
 T = TypeVar("T")
@@ -144,14 +148,19 @@ class ClusterStore(RemoteStore):
 
     def look_again(self) -> None:
         """Ask the servers that are away, and open the gates of those that answer or have been replaced."""
-        shut, current = list(self.gates.shut), self.topology.primaries
-        asked = [address for address in shut if address in current]
+        shut = list(self.gates.shut)
+        if shut:
+            with suppress(RedisError, OSError, ConfigError):  # by those that are not away, if there are any
+                drive(visit(self.topology), self.nodes)
+        current = self.topology.primaries
+        # Where all are away the others too may be needed, to say who holds what.
+        lost = not set(current) - set(shut)
+        asked = [address for address in shut if lost or address in current]
         nodes = self.connected()
         try:
-            answers = nodes.exchange(Exchange({address: [("PING",)] for address in asked}))
+            silent = [address for address in asked if not serving(nodes, address)]
         finally:
             nodes.close()
-        silent = [a for a, reply in answers.items() if isinstance(reply, Exception) or not_serving(reply[0])]
         self.gates.open_all([address for address in shut if address not in silent])
 
     @property
@@ -253,8 +262,15 @@ async def adrive(route: Route[T], nodes: AsyncNodes) -> T:
         return result
 
 
-def not_serving(reply: Any) -> bool:
-    return isinstance(reply, Exception) and is_outage(reply)
+def serving(nodes: Nodes, address: Address) -> bool:
+    """Whether a server answers, and is one of a cluster."""
+    try:
+        answer = nodes.exchange(Exchange({address: [("PING",)]}))[address]
+    except ConfigError:
+        return False
+    return not isinstance(answer, Exception) and not (
+        isinstance(answer[0], Exception) and is_outage(answer[0])
+    )
 
 
 def whole(values: list[Any]) -> Values:

@@ -143,6 +143,50 @@ async def test_a_server_that_is_away_is_asked_after_once_a_second(
         assert wait_until(lambda: cache.health().ok, BACK_WITHIN)
 
 
+async def test_a_cluster_that_is_silent_from_the_start_keeps_nobody_waiting(cluster: ClusterServer) -> None:
+    """Nobody has said yet who holds what, and those that are asked for it are away."""
+    seen: list[Event] = []
+    for node in cluster.nodes:
+        node.pause()
+    try:
+        async with Cache(cluster.url, timeout=DEADLINE, l1_window=None, on_event=seen.append) as cache:
+
+            @cache.cached(ns="rows", key="row:{id}", ttl=60)
+            def row(id: int) -> int:
+                return id
+
+            end, taken = time.monotonic() + 3, []
+            while time.monotonic() < end:
+                began = time.monotonic()
+                assert row(1) == 1
+                taken.append(time.monotonic() - began)
+                await asyncio.sleep(0.02)
+            assert sum(seconds > 0.9 * DEADLINE for seconds in taken) <= 6
+            assert not [e for e in seen if e.name == "connect"], "none answers"
+            for node in cluster.nodes:
+                node.resume()
+            assert wait_until(lambda: cache.health().ok, BACK_WITHIN)
+    finally:
+        for node in cluster.nodes:
+            node.resume()
+
+
+@pytest.mark.parametrize("kind", list(SERVERS) or ["none"])
+def test_who_is_idle_hears_of_a_successor(kind: str) -> None:
+    """A server that never comes back; whoever is told so sends this process nothing to do."""
+    with (
+        ClusterServer(kind, replicas=1) as cluster,
+        Cache(cluster.url, timeout=DEADLINE, l1_window=None) as cache,
+    ):
+        rows = Rows(cluster, cache, "sync")
+        server = cluster.nodes[0]
+        server.kill()
+        for id in rows.on(server)[:4]:
+            rows.read(id)
+        assert not cache.health().ok
+        assert wait_until(lambda: cache.health().ok, 30)
+
+
 async def test_reads_of_one_tick_that_meet_a_silent_server_are_all_answered(cluster: ClusterServer) -> None:
     server = cluster.nodes[1]
     async with Cache(cluster.url, timeout=DEADLINE, l1_window=None) as cache:
