@@ -19,6 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from cacheaside.budget import give_up
 from cacheaside.events import Events
 from cacheaside.stores.gates import Gates
 from cacheaside.stores.lines import packed
@@ -78,13 +79,13 @@ class Ended(RedisConnectionError):
 
 
 class Failures:
-    """What went wrong in an exchange. Of several servers that were too late only the first is to blame: the
-    others were asked when the time was up."""
+    """What went wrong in an exchange. Of several servers that were too late only the first is to blame, and
+    none if the time was up before: the others were asked in vain."""
 
     def __init__(self, gates: Gates) -> None:
         self._gates = gates
         self._began = time.monotonic()
-        self._late = False
+        self._late = give_up.get() <= self._began
 
     def note(self, address: Address, error: Exception) -> Exception:
         late = isinstance(error, (RedisTimeoutError, TimeoutError))
