@@ -93,8 +93,8 @@ class Topology:
 
     def moved(self, slot: int, address: Address) -> None:
         """A server said that this slot is elsewhere; where one has moved there may be others."""
+        self._since[address] = self._tick()  # before anybody goes there
         self._owners[slot] = address
-        self._since[address] = self._tick()
         self.doubt()
 
     def learn(self, ranges: Iterable[Any], told_by: Address) -> None:
@@ -107,11 +107,9 @@ class Topology:
                 known[address] = None
                 if number == 0:
                     owners[int(first) : int(last) + 1] = [address] * (int(last) - int(first) + 1)
-        before = set(self.primaries)
+        for address in {new for new, old in zip(owners, self._owners, strict=True) if new and new != old}:
+            self._since[address] = self._tick()
         self._owners, self._known, self._doubted = owners, tuple(known), False
-        for address in self.primaries:
-            if address not in before:
-                self._since[address] = self._tick()
 
     def since(self, address: Address) -> float:
         """When it was found out that this server holds slots, or more of them: it may have been a replica."""

@@ -8,11 +8,13 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import pytest
 
 from cacheaside import Cache
+from cacheaside.stores.topology import slot_of
 from cacheaside.testing import ClusterServer, Server
 from cacheaside.testing.servers import wait_until
 from tests.conftest import SERVERS
@@ -320,3 +322,45 @@ def test_a_slot_that_comes_back_brings_nothing_that_is_believed(kind: str, lost:
         assert [row(id), unaware(id)] == [1, 1]
         with Cache(cluster.url, l1_window=None) as fresh:
             assert versions.reader(fresh)(id) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_was_asked_a_moment_ago_is_asked_again_when_a_slot_has_come_back(kind: str) -> None:
+    """Whoever goes on reading there hears that the slot is back from others, for another one has moved."""
+    with (
+        ClusterServer(kind, replicas=1) as cluster,
+        Cache(cluster.url, l1_window=None) as writer,
+        Cache(cluster.url, l1_window=None) as bystander,
+    ):
+        id, home, _ = kept_apart(cluster, writer)
+        other, third = (node for node in cluster.nodes if node is not home)
+        keys = writer.world.keys
+        name = keys.value(f"rows:row:{id}")
+        versions = Versions()
+
+        def plain(cache: Cache) -> Callable[[int], int]:
+            return cache.cached(ns="rows", key="row:{id}", ttl=60)(lambda id: versions.versions.get(id, 0))
+
+        row, unaware = plain(writer), plain(bystander)
+        on_home = [i for i in range(100, 300) if cluster.primary_of(keys.value(f"rows:row:{i}")) is home]
+        busy, errand = on_home[0], on_home[1]
+        assert row(id) == unaware(id) == unaware(busy) == unaware(errand) == 0
+        cluster.move(name, other).finish()
+        twin = next(i for i in count(1000) if slot_of(keys.value(f"rows:row:{i}")) == slot_of(name))
+        assert unaware(twin) == 0, "the slot is known to be elsewhere"
+        replica = cluster.replica_of(other)
+        assert wait_until(lambda: in_step(other, replica))
+        cluster.lag(replica)
+        versions.versions[id] = 1
+        assert writer.invalidate(keys=[f"rows:row:{id}"])
+        other.kill()
+        assert wait_until(lambda: promoted(replica) and cluster.in_order(), 60)
+        back, away = cluster.move(name, home), cluster.move(keys.value(f"rows:row:{errand}"), third)
+        back.keys()
+        away.keys()
+        time.sleep(1.1)
+        assert unaware(busy) == 0, "home has just said who it is"
+        back.finish()
+        away.finish()
+        assert unaware(errand) == 0, "sent to the third, it asks who holds what"
+        assert unaware(id) == 1
