@@ -27,7 +27,8 @@ from cacheaside.stores.routing import Call, Exchange
 from cacheaside.stores.topology import Address
 
 ASK_EVERY: Final = 1.0
-"""Seconds after which a connection is asked again whose it is; no failover and back is as short."""
+"""Seconds after which a connection is asked again whose it is. No failover and back is as short; a slot that
+comes back, and of which nothing was heard here, is noticed so much later."""
 WHO: Final = (("INFO", "replication"), ("CLUSTER", "INFO"))
 ASKING: Final = ("ASKING",)
 
