@@ -239,6 +239,38 @@ async def test_what_is_invalidated_while_its_server_is_away_is_never_served_agai
         assert not rows.loads
 
 
+@both
+async def test_what_is_owed_to_a_server_that_is_away_is_not_repeated_to_the_others(
+    cluster: ClusterServer, colour: str
+) -> None:
+    server = cluster.nodes[1]
+    async with Cache(cluster.url, timeout=DEADLINE, invalidation_timeout=0.1, l1_window=None) as cache:
+        rows, keys = Rows(cluster, cache, colour), cache.world.keys
+
+        def announced_on(id: int) -> Server:
+            return cluster.primary_of(keys.channel(keys.bucket(f"rows:row:{id}")))
+
+        here = rows.on(server)[0]
+        there = [id for id in rows.elsewhere(server) if announced_on(id) is not server][:3]
+        await timed(rows, [here, *there])
+        server.pause()
+        try:
+            rows.version = 1
+            drop = cache.invalidate if colour == "sync" else cache.ainvalidate
+            assert not await call(drop, keys=[f"rows:row:{id}" for id in (here, *there)])
+            assert wait_until(lambda: cache.health().owed == 1, 5.0)
+            await timed(rows, there)
+            rows.loads = 0
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:
+                await timed(rows, there)
+                await asyncio.sleep(0.05)
+            assert not rows.loads
+        finally:
+            server.resume()
+        assert wait_until(lambda: cache.health().ok and not cache.health().owed, BACK_WITHIN)
+
+
 @pytest.mark.parametrize("kind", list(SERVERS) or ["none"])
 @both
 async def test_a_cluster_that_is_down_keeps_nobody_waiting(kind: str, colour: str) -> None:
