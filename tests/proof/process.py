@@ -79,6 +79,7 @@ class Process:
         if scenario.failover:
             self.link = Link(NOWHERE, self.world, scenario.failover, Unheard(None), 0)
             self.world.journal.wake = lambda: None
+            self.world.met_stranger = lambda _: None
         listens = index in scenario.channel
         heard = (
             ToldNear(self) if scenario.l1 or listens or (scenario.witness and not scenario.channel) else None
