@@ -103,12 +103,12 @@ class Journal:
         self.owing = False
         """Whether anything is owed."""
         self.wake: Callable[[], object] = lambda: None
-        """Called when something is owed, to have it sent again."""
+        """Called when something is owed, and when somebody reads while it is, to have it sent again."""
         self.replayed = 0
         """Keys, tags and patterns that were owed and have been confirmed."""
 
     def after_fork(self) -> None:
-        """A child owes what its parent owed: to say it twice does no harm."""
+        """A child owes what its parent owed: to say it twice does no harm. Its first read has it sent."""
         self._lock = threading.Lock()
 
     # -- what happens
@@ -193,6 +193,8 @@ class Journal:
         an invalidation of this process: one is owed, or was when it was asked."""
         if since == self.change and not self.owing:
             return False
+        if self.owing:  # a forked child has nobody yet who pays
+            self.wake()
         with self._lock:
             owed, settled = self._owed, self._settled
             if since < self._floor or key in owed.keys or settled.get(key, 0) > since:

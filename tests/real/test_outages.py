@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -616,3 +617,22 @@ def test_what_was_put_on_a_server_that_is_gone_is_not_what_was_there_before(
         proxy.drop()
         assert [mine() for _ in range(10)] == [1] * 10
         assert writer.get("n:k") != 0
+
+
+def test_a_forked_child_pays_what_its_parent_owed() -> None:
+    """Nobody else may: the parent can die before it does."""
+    with (
+        Server() as server,
+        Cache(server.url, timeout=DEADLINE, invalidation_timeout=0.1, l1_window=None) as cache,
+    ):
+        read = Row().reader(cache)
+        read()
+        server.pause()
+        assert not cache.invalidate(tags=["rows"])
+        child = os.fork()
+        if child == 0:
+            paid = wait_until(lambda: read() == 0 and not cache.health().owed, 10)
+            os._exit(0 if paid else 1)
+        server.resume()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert back(cache)

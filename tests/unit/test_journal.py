@@ -141,9 +141,10 @@ def test_what_was_confirmed_is_owed_again_when_the_server_may_have_lost_it(journ
     journal.confirm(["n:k"], ["t"])
     assert (journal.recent, journal.owing) == (2, False)
     assert journal.reopen() == 2
+    assert (journal.recent, woken) == (0, [1])
     assert journal.doubts("n:k", [], journal.change)
     assert journal.doubts("n:o", ["t"], journal.change)
-    assert (journal.recent, woken) == (0, [1])
+    assert len(woken) == 3, "who reads wakes whoever pays: a forked child has not been told"
     assert journal.reopen() == 0
 
 
