@@ -33,7 +33,7 @@ from cacheaside.many import cached_many_decorator
 from cacheaside.metrics import observe
 from cacheaside.names import key_names, tag_names
 from cacheaside.operations import Operations
-from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
+from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions, refuse_bare
 from cacheaside.policy import Policy, Seconds, Ttl, seconds
 from cacheaside.rawkeys import RawKeys
 from cacheaside.reclaim import Reclaimer
@@ -271,9 +271,14 @@ class Cache(Operations):
         self, *, ns: str | None = None, key: Key[...], **options: Unpack[CachedOptions]
     ) -> CacheDecorator: ...
     def cached(
-        self, *, ns: str | None = None, key: str | Key[...] | None = None, **options: Unpack[CachedOptions]
+        self,
+        *bare: object,
+        ns: str | None = None,
+        key: str | Key[...] | None = None,
+        **options: Unpack[CachedOptions],
     ) -> CacheDecorator:
         """``cacheaside.cached`` on this cache."""
+        refuse_bare("cached", bare)
         return cached_decorator(lambda: self, id(self), ns=ns, key=key, options=options)
 
     @overload

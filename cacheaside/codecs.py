@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Callable
 from hashlib import blake2b
+from inspect import isawaitable
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -268,8 +269,9 @@ def _typed(
                 if change(value, read_spelled(spelled)) is None:
                     return bytes([_SPELLED]) + spelled
         except Exception as error:
+            remedy = "await it first, in an async function" if isawaitable(value) else advice
             raise CodecError(
-                f"cannot cache a value of type {type_name(value)} {subject}: {error}; {advice}"
+                f"cannot cache a value of type {type_name(value)} {subject}: {error}; {remedy}"
             ) from error
         if problem is not None:
             raise CodecError(

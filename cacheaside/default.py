@@ -13,7 +13,7 @@ from cacheaside.faces import CacheDecorator, ManyDecorator, SameDecorator, as_ma
 from cacheaside.fork import renew_after_fork
 from cacheaside.keyspace import Key
 from cacheaside.many import cached_many_decorator
-from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions
+from cacheaside.options import CachedOptions, ManyOptions, TagTemplates, UpdatesOptions, refuse_bare
 from cacheaside.writers import invalidates_decorator, updates_decorator
 
 _cache: Cache | None = None
@@ -91,7 +91,10 @@ def cached(*, ns: str, key: str | None = None, **options: Unpack[CachedOptions])
 @overload
 def cached(*, ns: str | None = None, key: Key[...], **options: Unpack[CachedOptions]) -> CacheDecorator: ...
 def cached(
-    *, ns: str | None = None, key: str | Key[...] | None = None, **options: Unpack[CachedOptions]
+    *bare: object,
+    ns: str | None = None,
+    key: str | Key[...] | None = None,
+    **options: Unpack[CachedOptions],
 ) -> CacheDecorator:
     """Cache what the decorated function returns. All times are seconds, numbers or timedelta.
 
@@ -122,6 +125,7 @@ def cached(
 
     Raises ConfigError, KeyTemplateError or CodecError where the decorator stands.
     """
+    refuse_bare("cached", bare)
     return cached_decorator(default_cache, SCOPE, ns=ns, key=key, options=options)
 
 

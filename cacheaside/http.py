@@ -98,15 +98,20 @@ class ResponsePolicy:
     @classmethod
     def of(cls, options: ResponseOptions) -> ResponsePolicy:
         """Check the options; raises ConfigError naming the one that is wrong."""
-        unknown = sorted(options.keys() - ResponseOptions.__annotations__.keys())
-        if unknown:
-            raise ConfigError(f"{unknown[0]} is no option of a cached response")
+        known = ResponseOptions.__annotations__
+        if unknown := sorted(options.keys() - known.keys()):
+            raise ConfigError(f"{unknown[0]} is no option of a cached response; it has {', '.join(known)}")
         if "ttl" not in options:
             raise ConfigError("a cached response needs ttl, in seconds")
         tags = options.get("tags", ())
         for name in ("tags", "vary", "query", "statuses"):
             if isinstance(options.get(name), (str, bytes)):
                 raise ConfigError(f"{name} must be a list, not the text {options.get(name)!r}")
+        if not callable(tags) and (braced := [tag for tag in tags if "{" in tag]):
+            raise ConfigError(
+                f"tags of a response are no templates, so {braced[0]!r} would never be invalidated: give a "
+                "function of the request that returns the list"
+            )
         if {206, 304} & set(options.get("statuses", ())):
             raise ConfigError("statuses must not hold 206 or 304: what they answer is not a whole response")
         identity = options.get("identity")

@@ -74,6 +74,15 @@ def kept(tags: Any) -> TagTemplates:
     return tuple(cast("Iterable[str]", tags)) if listed else cast(TagTemplates, tags)
 
 
+def refuse_bare(decorator: str, given: tuple[object, ...]) -> None:
+    """Refuse a decorator without parentheses, and options without names."""
+    if given:
+        raise ConfigError(
+            f"@{decorator} takes its options by name, in parentheses: "
+            f'@{decorator}(ns="posts", key="post:{{post_id}}"), not {given[0]!r}'
+        )
+
+
 def check_names(decorator: str, given: Iterable[str], known: tuple[str, ...]) -> None:
     """Refuse options that do not exist, naming the one that was probably meant."""
     for name in given:

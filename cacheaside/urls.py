@@ -131,7 +131,11 @@ def parse_url(url: str) -> Endpoint:
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
     if not separator or scheme not in SCHEMES:
-        raise ConfigError(f"a Redis URL begins with one of {', '.join(f'{s}://' for s in SCHEMES)}")
+        found = f"{scheme}://" if separator and scheme.isalpha() else "none"
+        raise ConfigError(
+            f"a Redis URL begins with one of {', '.join(f'{s}://' for s in SCHEMES)}, this one with {found}; "
+            'a cache in this process alone is "embedded://"'
+        )
     login, location, query = _split(scheme, rest)
     username, colon, password = login.partition(":")
     fields: dict[str, Any] = {

@@ -16,6 +16,7 @@ from cacheaside.keys import Kind, Signature, check_namespace, compile_key, compi
 from cacheaside.keyspace import Key, placed, places
 from cacheaside.options import Options, TagTemplates, UpdatesOptions, kept
 from cacheaside.plan import Plan, is_async
+from cacheaside.templates import name_of
 
 if TYPE_CHECKING:
     from cacheaside.cache import Cache
@@ -92,6 +93,9 @@ def invalidates_decorator(
                 if late is not None and result:
                     tags.update(dict.fromkeys(late(*result, *args, **kwargs)))
             except Exception as error:
+                error.add_note(
+                    f"in naming what @invalidates on {name_of(fn)} drops: it has run, and the rest is dropped"
+                )
                 return keys, tags, error
             return keys, tags, None
 

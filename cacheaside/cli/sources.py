@@ -145,6 +145,8 @@ def heading_of(seen: InRedis) -> list[str]:
         + (f", evicted {rate(rates['evicted'])}/s" if rates.get("evicted") else ""),
         f"tags {count(found.tags)}, of the toolkit {count(found.toolkit)}, helpers {count(found.helpers)}",
     ]
+    if not found.namespaces:
+        lines.append("nothing is cached under this prefix: is --prefix that of the cache?")
     if found.foreign:
         lines.append(f"not written by cacheaside: {', '.join(found.foreign[:3])}; see `cacheaside doctor`")
     return lines

@@ -43,7 +43,7 @@ def bind(
 
     Raises ConfigError for what is no factory.
     """
-    several = (models,) if isinstance(models, type) else tuple(models)
+    several = (models,) if isinstance(models, (type, str)) else tuple(models)  # pyright: ignore[reportUnnecessaryIsInstance]
     wrong = [one for one in several if not isinstance(one, type)]  # pyright: ignore[reportUnnecessaryIsInstance]
     if wrong:
         raise ConfigError(f"models must be mapped classes, or a base of theirs, not {wrong[0]!r}")

@@ -260,7 +260,9 @@ def shown(default: Any) -> str:
 def defaults(fn: Callable[..., Any], options: Any = None) -> dict[str, str]:
     """What a function takes by name, with ``required`` or its default as the tables show it."""
     found = {
-        p.name: p.default for p in inspect.signature(fn).parameters.values() if p.kind is not p.VAR_KEYWORD
+        p.name: p.default
+        for p in inspect.signature(fn).parameters.values()
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
     if options is not None:
         checkers = [

@@ -846,6 +846,10 @@ def test_what_a_template_tells_the_tests_client_is_no_part_of_the_response() -> 
 def test_wrong_use_is_refused_where_it_stands() -> None:
     with pytest.raises(ConfigError, match="ttl"):
         cache_response()
+    with pytest.raises(ConfigError, match="tag is no option of a cached response; it has ttl, ns, tags, "):
+        cache_response(ttl=1, tag=["posts"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    with pytest.raises(ConfigError, match=r"no templates, so 'post:\{id\}' would never be invalidated"):
+        cache_response(ttl=1, tags=["posts", "post:{id}"])
     with pytest.raises(ConfigError, match="streams"):
 
         @cache_response(ttl=1)

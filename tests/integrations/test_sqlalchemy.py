@@ -542,6 +542,8 @@ def test_what_cannot_be_bound_is_refused(cache: Cache, factory: sessionmaker[Ses
         bind(object(), cache)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="models"):
         bind(factory, cache, models=["Post"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=r"models .* not 'Post'"):
+        bind(factory, cache, models="Post")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="hold"):
         bind(factory, cache, hold=0)
     with factory() as session, pytest.raises(ConfigError, match="bind"):

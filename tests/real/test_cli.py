@@ -96,6 +96,14 @@ def test_stats_counts_the_keys_of_each_namespace(blog: Cache, run: Run) -> None:
     assert posts["memory"] > 5 * 100
 
 
+def test_stats_of_a_prefix_without_keys_asks_whether_it_is_the_right_one(blog: Cache, run: Run) -> None:
+    hint = "nothing is cached under this prefix: is --prefix that of the cache?"
+    assert hint not in run("stats").stdout
+    told = run("stats", "--prefix", "blgo")
+    assert told.exit_code == 0
+    assert hint in told.stdout
+
+
 def test_stats_of_a_sample_are_scaled_to_what_is_there(blog: Cache, run: Run) -> None:
     for n in range(3000):
         blog.store.lines.client.set(f"other:{n}", "x")  # type: ignore[attr-defined]

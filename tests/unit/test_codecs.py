@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import datetime as dt
@@ -525,6 +526,16 @@ def test_without_an_annotation_nothing_changes_its_kind_silently(value: Any, mes
     with pytest.raises(CodecError, match=message) as caught:
         codec_for(NO_ANNOTATION).encode(value)
     assert "annotate the return type" in str(caught.value)
+
+
+def test_a_coroutine_is_to_be_awaited_and_not_to_be_annotated() -> None:
+    """As a plain function gives that was handed to get_or_load and is async."""
+    held = asyncio.sleep(0)
+    with pytest.raises(
+        CodecError, match="coroutine cannot be written here; await it first, in an async function"
+    ):
+        codec_for(NO_ANNOTATION).encode(held)
+    held.close()
 
 
 def test_an_untyped_corner_of_a_typed_value_is_watched_too() -> None:

@@ -43,6 +43,18 @@ def test_an_unknown_option_is_refused_where_the_decorator_stands(
         getattr(where, decorator)(ns="options", key="{id}", **options)
 
 
+@pytest.mark.parametrize("where", [cacheaside, Cache("embedded://")], ids=["default", "cache"])
+def test_a_decorator_without_parentheses_or_names_says_what_to_write(where: Any) -> None:
+    said = r'options by name, in parentheses: @cached\(ns="posts", key="post:{post_id}"\), not '
+    with pytest.raises(ConfigError, match=said + "<function"):
+
+        @where.cached
+        def bare() -> None: ...
+
+    with pytest.raises(ConfigError, match=said + "'posts'"):
+        where.cached("posts", key="{id}")
+
+
 def test_a_namespace_gives_its_ttl_to_functions_that_name_none() -> None:
     cache = Cache("embedded://", clock=lambda: 1_000.0)
     names = cache.namespace("names", ttl=30)

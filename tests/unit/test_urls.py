@@ -81,8 +81,9 @@ def test_a_url_is_read_whole(url, expected):
     ("url", "complaint"),
     [
         ("", "begins with one of redis://, rediss://, unix://"),
-        ("localhost:6379", "begins with one of"),
-        ("http://localhost", "begins with one of"),
+        ("localhost:6379", 'begins with one of .*, this one with none; .* "embedded://"'),
+        ("http://localhost", "begins with one of .*, this one with http://;"),
+        ("a:secret://localhost", "this one with none"),
         ("redis://", "needs host"),
         ("redis://:6379", "needs host"),
         ("redis://h:port", "the port of 'h' is not a number"),

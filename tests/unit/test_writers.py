@@ -129,8 +129,11 @@ async def test_what_can_be_named_is_dropped_even_if_something_cannot(
 
     cache.set("n:k", 1)
     cache.set("n:l", 1, tags=["t"])
-    with pytest.raises(AttributeError, match="author_id"):
+    with pytest.raises(AttributeError, match="author_id") as caught:
         await ask(save())
+    assert any(
+        "@invalidates on" in note and "save drops: it has run" in note for note in caught.value.__notes__
+    )
     assert present(cache, "n:k", "n:l") == []
 
 
