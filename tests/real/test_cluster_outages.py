@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from cacheaside import Cache
+from cacheaside.breaker import FAILURES
 from cacheaside.events import Event
 from cacheaside.stores.cluster import ClusterStore
 from cacheaside.testing import ClusterServer, Server
@@ -158,13 +159,15 @@ async def test_a_cluster_that_is_silent_from_the_start_keeps_nobody_waiting(clus
             def row(id: int) -> int:
                 return id
 
-            end, taken = time.monotonic() + 3, []
+            end, taken = time.monotonic() + 4, []
             while time.monotonic() < end:
                 began = time.monotonic()
                 assert row(1) == 1
                 taken.append(time.monotonic() - began)
                 await asyncio.sleep(0.02)
-            assert sum(seconds > 0.9 * DEADLINE for seconds in taken) <= 6
+            # Each is to blame for what it was asked first.
+            assert sum(seconds > 0.9 * DEADLINE for seconds in taken) <= FAILURES * len(cluster.nodes)
+            assert sorted(taken)[len(taken) // 2] < 0.05
             assert not [e for e in seen if e.name == "connect"], "none answers"
             for node in cluster.nodes:
                 node.resume()
