@@ -103,6 +103,6 @@ class Breaker:
 
     def refusal(self) -> StoreUnavailable:
         """What to raise while it is open."""
-        error = StoreUnavailable(f"Redis is away since {self.away:.1f} s: {self.last}")
+        error = StoreUnavailable(f"Redis has been away for {self.away:.1f} s: {self.last}")
         error.away = self.away
         return error

@@ -76,7 +76,7 @@ def servers(url: str | None, prefix: str) -> Generator[Servers]:
         yield Servers(endpoint, RawKeys(prefix, BUCKETS if endpoint.cluster else 1), client, nodes)
     except RedisError as error:
         raise StoreUnavailable(
-            f"{endpoint.safe} did not do it: {in_words(error, endpoint.secrets)}"
+            f"{endpoint.safe} could not be asked: {in_words(error, endpoint.secrets)}"
         ) from None
     finally:
         if client is not None:

@@ -7,6 +7,7 @@ repository of their own, which is also there with a cache made by hand.
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import signal
 import sys
@@ -152,8 +153,15 @@ def describe(options: argparse.Namespace, graph: Graph) -> tuple[str, str]:
         f"{graph.users:,} users, {len(graph.edges):,} friendships ({graph.name}); "
         f"{options.workers} processes, {options.writes:g} % writes"
     )
-    note = f"Each load takes {options.load_delay:g} ms more than SQLite does." if options.load_delay else ""
-    return heading, note
+    notes = [] if options.direct else ["Hits are of calls of cached functions; a read makes several."]
+    if options.load_delay:
+        notes.append(f"Each load takes {options.load_delay:g} ms more than SQLite does.")
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores:
+        notes.append(
+            f"This machine is busy (load average {load:.0f}, {cores} cores): rates and times say little."
+        )
+    return heading, " ".join(notes)
 
 
 Phases = AbstractContextManager[Callable[[str, Callable[[Tally], None]], Any]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gzip
 import io
@@ -18,6 +19,7 @@ from rich.console import Console
 
 import cacheaside
 from examples.demo import graph
+from examples.demo.__main__ import describe
 from examples.demo.access import Cacheaside, Naive, Uncached
 from examples.demo.measure import Histogram, Tally, total
 from examples.demo.report import Report
@@ -320,3 +322,15 @@ def test_the_quickstart_loads_again_only_after_the_write() -> None:
         check=True,
     )
     assert done.stdout.splitlines() == ["loading post 1", "Hello", "Hello", "loading post 1", "Goodbye"]
+
+
+@pytest.mark.parametrize(("load", "said"), [(1.9, False), (27.3, True)])
+def test_a_busy_machine_is_told_beside_the_table(
+    monkeypatch: pytest.MonkeyPatch, load: float, said: bool
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    options = argparse.Namespace(workers=2, writes=2, load_delay=0, direct=False)
+    _, note = describe(options, TRIANGLE)
+    assert note.startswith("Hits are of calls of cached functions")
+    assert ("This machine is busy (load average 27, 2 cores)" in note) is said
