@@ -107,7 +107,8 @@ class ResponsePolicy:
         for name in ("tags", "vary", "query", "statuses"):
             if isinstance(options.get(name), (str, bytes)):
                 raise ConfigError(f"{name} must be a list, not the text {options.get(name)!r}")
-        if not callable(tags) and (braced := [tag for tag in tags if "{" in tag]):
+        tags = tags if callable(tags) else tuple(tags)  # it may come from a generator
+        if not callable(tags) and (braced := [tag for tag in tags if "{" in str(tag)]):
             raise ConfigError(
                 f"tags of a response are no templates, so {braced[0]!r} would never be invalidated: give a "
                 "function of the request that returns the list"

@@ -29,6 +29,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from cacheaside import Cache, ConfigError
+from cacheaside.http import ResponsePolicy
 from cacheaside.testing import FakeClock
 from cacheaside.toolkit import RateLimiter
 
@@ -850,6 +851,7 @@ def test_wrong_use_is_refused_where_it_stands() -> None:
         cache_response(ttl=1, tag=["posts"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match=r"no templates, so 'post:\{id\}' would never be invalidated"):
         cache_response(ttl=1, tags=["posts", "post:{id}"])
+    assert ResponsePolicy.of({"ttl": 1, "tags": (name for name in ["a", "b"])}).tags == ("a", "b")
     with pytest.raises(ConfigError, match="streams"):
 
         @cache_response(ttl=1)
