@@ -7,6 +7,7 @@ it, once.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from cacheaside.stores.program import Program
 if TYPE_CHECKING:
     from cacheaside.cache import Cache
     from cacheaside.engine.call import Site, World
+    from cacheaside.templates import Signature
 
 log = logging.getLogger("cacheaside")
 
@@ -41,6 +43,9 @@ KINDS: Final = (L1_WITHOUT_CHANNEL, TIMEOUT_ABOVE_LEASE, NO_JITTER, SHARED_PREFI
 # Where the server has no INFO for scripts there is no advice.
 MEMORY: Final = Program("cacheaside.stores", "memory", lambda room, keys, args: None)
 
+TELLS_APART: Final = re.compile(r"(int|str|(uuid\.)?UUID)( \| None)?$")
+"""Types, as they are written, of parameters by which calls of one function differ."""
+
 _said: set[str] = set()
 _asked: WeakSet[Any] = WeakSet()
 
@@ -50,6 +55,27 @@ def advise(kind: str, message: str, *args: object) -> None:
     if kind not in _said:
         _said.add(kind)
         log.warning(message, *args)
+
+
+# -- when a function is decorated
+
+
+def key_names_nothing(fn: Callable[..., Any], signature: Signature, key: str | None) -> None:
+    """Look at a key without fields: of a function that is told of one thing or another, that is a slip."""
+    if key is None or "{" in key:
+        return
+    tell_apart = [name for name, kind in signature.annotations.items() if TELLS_APART.match(in_source(kind))]
+    if tell_apart:
+        log.warning(
+            "%s.%s: key=%r names none of its parameters, so all calls have one entry, whatever %s is; "
+            "write key=%r, or no key at all",
+            fn.__module__, fn.__qualname__, key, " or ".join(tell_apart),
+            ":".join([key, *(f"{{{name}}}" for name in tell_apart)]),
+        )  # fmt: skip
+
+
+def in_source(annotation: object) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
 
 
 # -- when a function meets its cache

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from cacheaside.advice import app_of, binding
+from cacheaside.advice import app_of, binding, key_names_nothing
 from cacheaside.codecs import Undefined, ValueCodec, codec_for, return_annotation
 from cacheaside.engine.call import Call, Site
 from cacheaside.engine.commands import Flow
@@ -60,6 +60,7 @@ class Plan:
         self.is_async = is_async(fn if like is None else like)
         self.signature = Signature(fn, kind)
         self.key_code: KeyCode[str] = compile_key(fn, kind, ns, key)
+        key_names_nothing(fn, self.signature, key)
         self.tag_code: Tags = compile_tags(fn, kind, options.tags)
         self.compute_key = self.key_code.function(self.signature)
         self.compute_tags = self.tag_code.known.function(self.signature)

@@ -43,6 +43,13 @@ def limit_headers(limiter: RateLimiter, decision: Decision) -> dict[str, str]:
     return headers
 
 
+def refusal(decision: Decision) -> tuple[int, str]:
+    """The status and the words for who is refused: nobody who did nothing wrong is told that he did."""
+    if decision.known:
+        return 429, "too many requests"
+    return 503, "the limit of requests cannot be looked up now"
+
+
 def whole(seconds: float) -> int:
     """Rounded up, so that nobody comes back too early; the microseconds that a decision adds are none."""
     return math.ceil(seconds - 1e-5)

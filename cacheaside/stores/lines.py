@@ -17,6 +17,8 @@ from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 
+from cacheaside.stores.replies import read_values
+
 Values = list[bytes | None]
 
 STRANGE: Final = "what came is not the answer to what was asked"
@@ -99,7 +101,7 @@ class AsyncLines:
             line, kept = await pool.get_connection(), False
         try:
             await line.send_packed_command((packed(keys),))
-            values: Values = await line.read_response()
+            values: Values = await read_values(line, len(keys))
             if type(values) is not list or len(values) != len(keys):
                 raise InvalidResponse(STRANGE)
         except BaseException as error:

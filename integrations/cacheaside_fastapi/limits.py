@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from cacheaside import ConfigError
 from cacheaside.toolkit import Decision, RateLimiter
-from cacheaside.web import limit_headers
+from cacheaside.web import limit_headers, refusal
 
 Identify = Callable[[Request], Any]
 
@@ -25,7 +25,8 @@ def address(request: Request) -> str:
 def rate_limit(
     limiter: RateLimiter, *, key: Identify = address, cost: int = 1
 ) -> Callable[[Request, Response], Awaitable[Decision]]:
-    """A dependency that counts a request as a hit: 429 with ``Retry-After`` when it is refused.
+    """A dependency that counts a request as a hit: 429 with ``Retry-After`` when it is refused, 503 when that
+    is because the limiter could not be asked.
 
     ``RateLimit`` and ``RateLimit-Policy`` say what is left, also when it is let in; not so on a Response
     that the endpoint has made itself, for FastAPI adds nothing to those. An endpoint that takes the
@@ -52,7 +53,8 @@ def rate_limit(
         decision = await limiter.ahit(identifier, cost)
         headers = limit_headers(limiter, decision)
         if not decision:
-            raise HTTPException(429, "too many requests", headers)
+            status, words = refusal(decision)
+            raise HTTPException(status, words, headers)
         for name, value in headers.items():
             response.headers.append(name, value)
         return decision

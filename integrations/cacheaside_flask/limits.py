@@ -10,7 +10,7 @@ from flask import Response, after_this_request, current_app, request
 
 from cacheaside import ConfigError
 from cacheaside.toolkit import RateLimiter
-from cacheaside.web import limit_headers
+from cacheaside.web import limit_headers, refusal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,7 +21,8 @@ def address() -> str:
 
 
 def limited(limiter: RateLimiter, *, key: Callable[[], Any] = address, cost: int = 1) -> Callable[[F], F]:
-    """Count a request as a hit before the view: 429 with ``Retry-After`` when it is refused.
+    """Count a request as a hit before the view: 429 with ``Retry-After`` when it is refused, 503 when it is
+    because the limiter could not be asked.
 
     ``RateLimit`` and ``RateLimit-Policy`` say what is left, also when it is let in. Goes below the route
     decorator.
@@ -46,7 +47,8 @@ def limited(limiter: RateLimiter, *, key: Callable[[], Any] = address, cost: int
             decision = limiter.hit(key(), cost)
             headers = limit_headers(limiter, decision)
             if not decision:
-                return Response("too many requests\n", 429, headers, mimetype="text/plain")
+                status, words = refusal(decision)
+                return Response(f"{words}\n", status, headers, mimetype="text/plain")
 
             @after_this_request
             def tell(response: Response) -> Response:

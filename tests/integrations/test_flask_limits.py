@@ -173,6 +173,23 @@ def test_a_redis_that_is_away_logs_nobody_in() -> None:
     assert "Set-Cookie" not in refused.headers
 
 
+def test_a_limit_that_cannot_be_looked_up_is_no_fault_of_the_client() -> None:
+    """503 where it is to refuse then; where it is to let in, in."""
+    for unavailable, status in (("deny", 503), ("allow", 200)):
+        app = Flask("site")
+        with Cache("redis://127.0.0.1:1", timeout=0.2) as cache:
+            limiter = RateLimiter(cache, 5, 60, name="login", on_unavailable=unavailable)  # type: ignore[arg-type]
+
+            @app.get("/")
+            @limited(limiter)
+            def view() -> str:
+                return "in"
+
+            answer = app.test_client().get("/")
+        assert answer.status_code == status
+        assert answer.headers.get("Retry-After") == ("1" if status == 503 else None)
+
+
 def test_wrong_arguments_are_refused_where_they_stand() -> None:
     """Each by its name."""
     limiter = RateLimiter(Cache("embedded://"), 5, 60)

@@ -609,3 +609,26 @@ def test_a_message_of_an_argument_shows_its_type_and_not_its_value(cache: Cache)
         f(Login("s3cret"))
     assert "Login" in str(caught.value)
     assert not re.search("s3cret", str(caught.value))
+
+
+def test_a_key_that_names_none_of_its_parameters_is_warned_of(
+    cache: Cache, caplog: pytest.LogCaptureFixture
+) -> None:
+    @cache.cached(ns="n", key="post", ttl=60)
+    def post(post_id: int, session: object = None) -> int:
+        return post_id
+
+    (record,) = caplog.records
+    assert "key='post' names none of its parameters" in record.getMessage()
+    assert "whatever post_id is; write key='post:{post_id}'" in record.getMessage()
+    caplog.clear()
+
+    @cache.cached(ns="n", key="other:{post_id}", ttl=60)
+    def other(post_id: int) -> int:
+        return post_id
+
+    @cache.cached(ns="n", key="everything", ttl=60)
+    def everything(session: object, refresh: bool = False) -> int:
+        return 1
+
+    assert not caplog.records

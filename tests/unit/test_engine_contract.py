@@ -25,8 +25,8 @@ INPUT_AND_OUTPUT = {
 }
 WAITING = {"drive.py": {"asyncio", "concurrent", "threading", "time"}, "flights.py": {"concurrent"}}
 OWN = {
-    "budget", "call", "canonical", "commands", "engine", "entry", "errors", "flights", "fork", "keys",
-    "policy", "rawkeys", "stats", "workers",
+    "budget", "call", "canonical", "commands", "engine", "entry", "errors", "flights", "fork", "journal",
+    "keys", "policy", "rawkeys", "stats", "workers",
 }  # fmt: skip
 
 
