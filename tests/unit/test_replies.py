@@ -1,4 +1,4 @@
-"""What is understood of an MGET's reply in one go is what redis-py's parser understands, and the rest is its."""
+"""What is understood of a reply in one go is what the parser of redis-py understands, and the rest is its."""
 
 from __future__ import annotations
 
