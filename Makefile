@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VERSIONS := 3.11 3.12 3.13
-PYTEST := -m pytest -n auto -m "not soak and not benchmark"
+PYTEST := -m pytest -n auto --dist worksteal -m "not soak and not benchmark"
 
 .PHONY: help test test-all $(VERSIONS:%=test-%) check docs demo bench soak reliability clean
 
