@@ -31,10 +31,10 @@ class Scene:
         self.refresh: Any = RefreshTokens(self)  # type: ignore[arg-type]
         self.made: Any = None
 
-    def run(self, flow: Any) -> Any:
+    def run(self, flow: Any, *_: Any) -> Any:
         return flow
 
-    def arun(self, flow: Any) -> Any:
+    def arun(self, flow: Any, *_: Any) -> Any:
         return flow
 
     def do(self, flow: Generator[Any, Any, Any]) -> Any:
